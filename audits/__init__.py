@@ -1,0 +1,1 @@
+"""Audits: functions from a target to guesses about it, one module per plug-in."""

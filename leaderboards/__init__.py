@@ -1,0 +1,1 @@
+"""Leaderboards: pure functions of records and rules. Nothing here runs an experiment."""
