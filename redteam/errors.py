@@ -54,6 +54,10 @@ class BudgetExceededError(RedteamError):
     """An artifact that changes more than its threat allows."""
 
 
+class LimitReachedError(RedteamError):
+    """A run that used up the time or the queries it was given."""
+
+
 class StorageError(RedteamError):
     """A store that cannot be written: no permission, or no space left."""
 

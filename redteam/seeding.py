@@ -1,12 +1,14 @@
 """Seeds are paths: every stage draws from a stream named by where it stands.
 
 Adding a stage moves no other stage's stream, and nothing seeds a global generator
-except `seed_process`, the single place that does so (for libraries that draw from it).
+except `as_global`, which puts it back.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -42,15 +44,17 @@ class SeedPath:
 
         return torch.Generator().manual_seed(self.integer())
 
-    def seed_process(self) -> None:
-        """Seed Python's, NumPy's and torch's global generators. Called once per cell by the runner."""
-        import random
+    @contextmanager
+    def as_global(self) -> Iterator[None]:
+        """Run a block with torch's global generator at this stream, and put it back afterwards.
 
+        For library code that draws from the global generator, such as weight initialisation.
+        """
         import torch
 
-        random.seed(self.integer())
-        np.random.seed(self.integer() % 2**32)
-        torch.manual_seed(self.integer())
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.integer())
+            yield
 
     def __str__(self) -> str:
         return "/".join((str(self.root), *self.names))

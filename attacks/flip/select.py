@@ -1,0 +1,148 @@
+"""From label logits to labels: which rows to flip, and to what; and reading ready-made label files.
+
+Pure NumPy. Source: [jha2023flip] section 3.3 and its released file layout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from redteam.errors import InputError
+
+# The released files subtract this from the true label's logit of a flipped row.
+_RELEASED_GAP = 10_000.0
+
+
+def margins(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """max over c != y of l_c, minus l_y. logits: (n, K). Returns (n,): positive where y lost its lead."""
+    rows = np.arange(len(labels))
+    others = logits.copy()
+    others[rows, labels] = -np.inf
+    return others.max(1) - logits[rows, labels]
+
+
+def best_other(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The class with the largest logit apart from the true label, (n,) int64. Ties: the lowest class."""
+    others = logits.copy()
+    others[np.arange(len(labels)), labels] = -np.inf
+    return others.argmax(1).astype(np.int64)
+
+
+def select_flips(
+    runs: Sequence[np.ndarray], labels: np.ndarray, budget: int, known: int | None = None
+) -> np.ndarray:
+    """Labels with the `budget` rows of largest margin flipped to their best other class.
+
+    runs: one or more (n, K) logits; a row's margin is its least over runs, its new label that of the
+    mean logits. known: only the first so many rows may be flipped. Ties go to the lower row index, so
+    the flips of a smaller budget are among those of a larger one.
+    """
+    margin = np.min([margins(run, labels) for run in runs], axis=0)
+    other = best_other(np.mean(runs, axis=0), labels)
+    margin[len(labels) if known is None else known :] = -np.inf
+    order = np.argsort(-margin, kind="stable")[: min(budget, len(labels) if known is None else known)]
+    out = labels.copy()
+    out[order] = other[order]
+    return out
+
+
+def soften(runs: Sequence[np.ndarray], labels: np.ndarray, alpha: float) -> np.ndarray:
+    """softFLIP: softmax(alpha * onehot + (1 - alpha) * mean logits), (n, K) float32.
+
+    The one-hot has height 1 beside logits of height about 5, as in the released code, so alpha = 1 is
+    a soft label too: the true class then holds e / (e + K - 1).
+    """
+    mean = np.mean(runs, axis=0)
+    onehot = np.eye(mean.shape[1])[labels]
+    mixed = alpha * onehot + (1 - alpha) * mean
+    powers = np.exp(mixed - mixed.max(1, keepdims=True))
+    return (powers / powers.sum(1, keepdims=True)).astype(np.float32)
+
+
+def read_labels(path: Path, labels: np.ndarray, classes: int) -> np.ndarray:
+    """A ready-made label file: logits (n, K), or labels (n,), for exactly these training rows.
+
+    Returns (n, K) float64 logits. Labels become rows that are one-hot where they are the true ones
+    and, as in the released layout, put the true label far below where they are not.
+
+    Raises:
+        InputError: not a plain `.npy` array; wrong length, dtype or class range; or labels that belong
+            to another row order (fewer than half of them agree with the data set's own).
+    """
+    n = len(labels)
+    try:
+        array = np.load(path, allow_pickle=False)
+    except FileNotFoundError:
+        raise InputError(f"labels: no file at {path}") from None
+    except (ValueError, EOFError, OSError) as error:
+        raise InputError(f"labels: expected a NumPy .npy file without pickles at {path}; {error}") from None
+    if not isinstance(array, np.ndarray) or array.ndim not in (1, 2) or len(array) != n:
+        shape = getattr(array, "shape", None)
+        raise InputError(
+            f"labels: expected {n} rows, as the training set has: ({n}, {classes}) logits or ({n},) labels; "
+            f"{path} holds {shape}"
+        )
+    if array.ndim == 1:
+        array = _from_hard(array, labels, classes, path)
+    elif not np.issubdtype(array.dtype, np.floating):
+        raise InputError(f"labels: expected floating-point logits ({n}, {classes}), got {array.dtype} in {path}")
+    elif array.shape[1] != classes:
+        raise InputError(f"labels: expected {classes} classes a row, got {array.shape[1]} in {path}")
+    if not np.isfinite(array).all():
+        raise InputError(f"labels: {path} holds values that are not finite")
+    agree = float((array.argmax(1) == labels).mean())
+    if agree < 0.5:
+        raise InputError(
+            f"labels: only {agree:.0%} of {path} agree with the true labels; it was made for another "
+            "row order or another data set, and its flips would hit the wrong images"
+        )
+    return array.astype(np.float64)
+
+
+def _from_hard(array: np.ndarray, labels: np.ndarray, classes: int, path: Path) -> np.ndarray:
+    if not np.issubdtype(array.dtype, np.integer):
+        raise InputError(f"labels: expected whole numbers for a file of one label a row, got {array.dtype} in {path}")
+    if array.min() < 0 or array.max() >= classes:
+        raise InputError(
+            f"labels: expected classes 0 to {classes - 1}, got {array.min()} to {array.max()} in {path}"
+        )
+    logits = np.eye(classes)[array]
+    flipped = np.flatnonzero(array != labels)
+    logits[flipped, labels[flipped]] -= 5 * _RELEASED_GAP
+    return logits
+
+
+def is_final(logits: np.ndarray, labels: np.ndarray) -> bool:
+    """Whether logits are a finished budget file: every row one-hot, or its true label far below."""
+    rows = np.arange(len(labels))
+    clean = (np.sort(logits, axis=1)[:, :-1] == 0).all(1) & (logits[rows, labels] == 1)
+    flipped = logits[rows, labels] < -_RELEASED_GAP
+    return bool((clean | flipped).all())
+
+
+def final_labels(logits: np.ndarray, labels: np.ndarray, budget: int) -> np.ndarray:
+    """The labels of a finished budget file.
+
+    Raises:
+        InputError: it flips more rows than the budget allows.
+    """
+    given = logits.argmax(1).astype(np.int64)
+    count = int((given != labels).sum())
+    if count > budget:
+        raise InputError(
+            f"labels: the file flips {count} rows and the budget is {budget}; "
+            f"pass --budget {count}, or a file of raw logits, from which any budget can be selected"
+        )
+    return given
+
+
+def write_released(labels: np.ndarray, given: np.ndarray, logits: np.ndarray) -> np.ndarray:
+    """The released layout: one-hot rows, and flipped rows as logits - 50000 onehot(true). (n, K) float32."""
+    out = np.eye(logits.shape[1], dtype=np.float32)[labels]
+    flipped = np.flatnonzero(given != labels)
+    out[flipped] = logits[flipped]
+    out[flipped, labels[flipped]] -= 5 * _RELEASED_GAP
+    return out

@@ -1,0 +1,43 @@
+"""Control: train on the clean data and stamp the trigger at test time all the same.
+
+Threat: none. What it shows: the base rate at which an untouched victim gives triggered source
+images the target class. Any attack must be read against it.
+Source: [jha2023flip] section 4 (the clean-model column).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from attacks._shared.backdoor import LABEL_THREAT, Backdoor, poison
+from attacks._shared.backdoor import resolve as resolve_backdoor
+from redteam.artifacts import Poison
+from redteam.context import Context
+from redteam.types import Preset, Spec, Trainable
+
+Config = Backdoor
+DEFAULT = PAPER = SMOKE = Preset(config=Config())
+
+
+def resolve(config: Config, target: Trainable) -> Config:
+    """Class numbers as for any backdoor; the budget is zero whatever was asked."""
+    return replace(resolve_backdoor(replace(config, budget=1), target), budget=0)
+
+
+def run(target: Trainable, config: Config, ctx: Context) -> Poison:
+    """The clean labels, with the trigger that will be stamped at test time."""
+    return poison(config, target.train.labels.copy())
+
+
+SPEC = Spec(
+    name="no-attack",
+    kind="attack",
+    role="control",
+    version="1",
+    config=Config,
+    run=run,
+    resolve=resolve,
+    presets={"default": DEFAULT, "paper": PAPER, "smoke": SMOKE},
+    source="jha2023flip",
+    threat=LABEL_THREAT,
+)

@@ -1,0 +1,108 @@
+"""`redteam attack NAME`: one attack with its controls."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from redteam import registry
+from redteam.cli.options import config_options, given, run_options
+from redteam.config import parse_pairs, read_toml
+from redteam.errors import ConfigError
+from redteam.types import Spec
+
+_PLAIN = ("model", "victims")
+
+
+def seed_options() -> list[click.Option]:
+    """How often to repeat."""
+    return [
+        click.Option(["--seeds"], type=click.IntRange(1), default=1, show_default=True, help="cells, one a seed"),
+        click.Option(["--seed"], type=click.IntRange(0), default=0, show_default=True, help="the first seed"),
+    ]
+
+
+def _request_options() -> list[click.Option]:
+    return [
+        click.Option(["--dataset"], default=None, help="data set; see `redteam list`  [default: the preset's]"),
+        click.Option(["--preset"], default="default", show_default=True, help="a setting of the card"),
+        click.Option(["--config", "config_file"], type=click.Path(dir_okay=False, path_type=Path), default=None,
+                     help="TOML with tables [attack] and [victim]; options given here win over it"),
+        click.Option(["-o", "pairs"], multiple=True, metavar="KEY=VALUE", help="any knob; victim.KEY for the victim's"),
+        *seed_options(),
+        click.Option(["--controls"], type=click.Choice(["none", "cheap", "all"]), default="cheap",
+                     show_default=True, help="which controls run beside the attack"),
+        click.Option(["--defense", "defenses"], multiple=True, metavar="NAME[:K=V,...]",
+                     help="put a defence before the target; repeat to compose, innermost first"),
+        click.Option(["--adaptive"], is_flag=True, help="let the attack see the defended target"),
+    ]  # fmt: skip
+
+
+def layered(params: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(attack, victim) settings: the TOML file, then -o pairs, then options, each over the one before."""
+    attack: dict[str, Any] = {}
+    victim: dict[str, Any] = {}
+    if params["config_file"] is not None:
+        tables = read_toml(params["config_file"], ("attack", "victim"))
+        for name, into in (("attack", attack), ("victim", victim)):
+            table = tables.get(name, {})
+            if not isinstance(table, dict):
+                raise ConfigError(f"{params['config_file']}: expected [{name}] to be a table, got {table!r}")
+            into.update({k.replace("-", "_"): v for k, v in table.items()})
+    for key, value in parse_pairs(params["pairs"]).items():
+        (victim if key.startswith("victim.") else attack)[key.removeprefix("victim.")] = value
+    attack.update(given(params, "attack__"))
+    victim.update(given(params, "victim__"))
+    return attack, victim
+
+
+class AttackGroup(click.Group):
+    """One command for each registered attack, its options generated from its config."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The registered attacks and controls."""
+        return registry.names("attack")
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Names with the first line of their cards, without importing them."""
+        with formatter.section("Attacks and controls"):
+            formatter.write_dl([(n, registry.summary("attack", n)) for n in self.list_commands(ctx)])
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command:
+        """Build the command of one attack; an unknown name gets the nearest one."""
+        return _command(registry.get("attack", name))
+
+
+def _command(spec: Spec) -> click.Command:
+    from redteam.trainable import ClassifierConfig
+
+    options = [
+        *_request_options(),
+        *config_options(spec.config, spec.presets["default"].config, dest="attack__"),
+        *config_options(ClassifierConfig, None, prefix="victim-", plain=_PLAIN, dest="victim__"),
+        *run_options(),
+    ]
+
+    def run(**params: Any) -> int:
+        from redteam.cli.running import execute, parse_defenses
+        from redteam.plan import Request
+
+        values, victim = layered(params)
+        request = Request(
+            attack=spec.name, preset=params["preset"], dataset=params["dataset"], values=values, victim=victim,
+            defenses=parse_defenses(params["defenses"]), controls=params["controls"],
+            seeds=range(params["seed"], params["seed"] + params["seeds"]), adaptive=params["adaptive"],
+        )  # fmt: skip
+        return execute([request], params)
+
+    text = (
+        registry.summary("attack", spec.name)
+        + f"\n\nPresets: {', '.join(spec.presets)}. Defaults shown are the default preset's; a victim's "
+        f"default is its data set's where that differs. `redteam show {spec.name}` prints the card."
+    )
+    return click.Command(spec.name, callback=run, params=list(options), help=text)
+
+
+attack = AttackGroup("attack", help="Run one attack with its controls: print the rows, write the records.")

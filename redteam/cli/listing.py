@@ -1,0 +1,63 @@
+"""`redteam list` and `redteam show NAME`: what there is, without importing it."""
+
+from __future__ import annotations
+
+import click
+
+from redteam import registry
+from redteam.errors import UnknownNameError
+
+_KINDS: dict[registry.Kind, str] = {
+    "attack": "Attacks and controls",
+    "defense": "Defences",
+    "audit": "Audits",
+    "target": "Targets",
+}
+
+
+def _section(title: str, rows: dict[str, str]) -> None:
+    click.secho(title, bold=True)
+    wide = max((len(n) for n in rows), default=0)
+    for name, text in rows.items():
+        click.echo(f"  {name:<{wide}}  {text}")
+    if not rows:
+        click.echo("  none installed")
+
+
+@click.command("list")
+def list_() -> None:
+    """List attacks, defences, audits, targets, data sets and models, one line each."""
+    from redteam import data, models
+
+    for kind, title in _KINDS.items():
+        _section(title, {n: registry.summary(kind, n) for n in registry.names(kind)})
+    _section("Data sets", data.names())
+    _section("Models", models.NAMES)
+
+
+@click.command()
+@click.argument("name")
+def show(name: str) -> None:
+    """Show a plug-in's card: threat, paper, knobs with their defaults, presets, what fits it."""
+    from redteam.cli.options import knob_lines
+
+    found = [kind for kind in _KINDS if name in registry.names(kind)]
+    if not found:
+        known = [n for kind in _KINDS for n in registry.names(kind)]
+        raise UnknownNameError("plug-in", name, known)
+    spec = registry.get(found[0], name)
+    click.echo(registry.card(found[0], name))
+    click.echo(f"\nKind: {spec.kind}, role {spec.role}, version {spec.version}. Source key: {spec.source}.")
+    if spec.threat:
+        t = spec.threat
+        click.echo(f"Threat: {t.kind}, against a {t.target}.")
+        click.echo(f"  may touch: {', '.join(t.access)}\n  budget: {t.budget}")
+        click.echo(f"  knows: {', '.join(t.knowledge)}\n  wants: {t.goal}")
+    if spec.controls:
+        click.echo(f"Controls run beside it: {', '.join(spec.controls)}")
+    for title, preset in spec.presets.items():
+        where = f" on {preset.dataset}" if preset.dataset else ""
+        victim = ", ".join(f"{k}={v}" for k, v in preset.target.items())
+        click.echo(f"\nPreset {title}{where}" + (f"; victim {victim}" if victim else "") + ":")
+        for knob, value, kind, text in knob_lines(preset.config):
+            click.echo(f"  {knob} = {value}  ({kind}) {text}")

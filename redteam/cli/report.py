@@ -1,0 +1,44 @@
+"""`redteam report RUN`: one HTML page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from redteam.cli.options import DEFAULT_STORE, data_options, with_options
+
+
+@with_options(data_options())
+@click.command()
+@click.argument("run")
+@click.option("--store", type=click.Path(file_okay=False, path_type=Path), default=DEFAULT_STORE, show_default=True)
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), default=None,
+              help="where to write the page  [default: report.html in the run's folder]")  # fmt: skip
+@click.option("--dataset", default=None, help="load the images by this name instead of the record's")
+def report(run: str, store: Path, out: Path | None, dataset: str | None, **params: Any) -> None:
+    """Write one HTML page about RUN (a folder, or the start of an id).
+
+    It shows triggered examples, success against budget beside the controls, and where the flips fell.
+    """
+    from redteam.cli.running import source_of
+    from redteam.errors import DataError
+    from redteam.files import write_text
+    from redteam.report import render
+    from redteam.store import Store, read_record
+
+    folder = Store(store).locate(run)
+    record = read_record(folder / "record.json")
+    name = dataset or record.cell.task.dataset.removesuffix("-jpeg")
+    try:
+        images = source_of(params).load(name)
+        if images.digest != record.cell.task.digest:
+            raise DataError(f"'{name}' is not the data this run used; the page will show no images")
+    except DataError as error:
+        click.echo(f"Note: {error}", err=True)
+        images = None
+    siblings = [r for r in Store(folder.parent).records() if r.cell.task == record.cell.task]
+    path = out or folder / "report.html"
+    write_text(path, render(folder, siblings, images))
+    click.echo(str(path))

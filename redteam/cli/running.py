@@ -1,0 +1,106 @@
+"""What every command that runs cells does: plan, dry-run, run with progress, print, exit code."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from redteam import progress as progress_module
+from redteam.device import available_cores, resolve
+from redteam.plan import DataSource, Request, plan
+
+if TYPE_CHECKING:
+    from redteam.device import Device
+    from redteam.plan import Job
+    from redteam.record import Record
+
+
+def source_of(params: Mapping[str, Any]) -> DataSource:
+    """Where data sets come from, from the shared options."""
+    return DataSource(params["data_dir"], params["offline"], params["download"])
+
+
+def parse_defenses(texts: Sequence[str]) -> tuple[tuple[str, dict[str, Any]], ...]:
+    """`name` or `name:key=value,key=value` to names and settings."""
+    from redteam.config import parse_pairs
+
+    out = []
+    for text in texts:
+        name, _, pairs = text.partition(":")
+        out.append((name, dict(parse_pairs(tuple(p for p in pairs.split(",") if p)))))
+    return tuple(out)
+
+
+def execute(requests: Sequence[Request], params: Mapping[str, Any]) -> int:
+    """Plan the requests, run them, print what came out. Returns the exit code."""
+    device, source = resolve(params["device"]), source_of(params)
+    planned = [job for request in requests for job in plan(request, source, device)]
+    jobs = list({job.cell.id: job for job in planned}.values())
+    workers = params["workers"] or (available_cores() if device.kind == "cpu" else 1)
+    if params["dry_run"]:
+        _dry_run(jobs, source, device, workers, params["as_json"])
+        return 0
+    records = _run(jobs, source, device, workers, params)
+    if params["as_json"]:
+        click.echo(json.dumps({"records": [json.loads(r.to_json()) for r in records]}, indent=2))
+    else:
+        from redteam.cli.render import print_records
+
+        print_records(records, params["store"])
+    return 0 if all(r.status == "ok" for r in records) else 1
+
+
+def _run(
+    jobs: Sequence[Job], source: DataSource, device: Device, workers: int, params: Mapping[str, Any]
+) -> list[Record]:
+    """Run the cells; records come back in the order of `jobs`."""
+    from redteam.run import Settings, run_jobs
+
+    settings = Settings(params["store"], device, source, params["max_seconds"], params["threads"])
+    quiet = params["quiet"] or params["as_json"]
+    done: dict[str, Record] = {}
+    with progress_module.for_terminal(quiet) as progress:
+        running = run_jobs(jobs, settings, progress, workers=workers, force=params["force"])
+        for job, record, fresh in running:
+            done[job.cell.id] = record
+            if not quiet:
+                state = record.status if fresh else f"{record.status} (already in {params['store']})"
+                words = f"{record.cell.attack.name} seed {record.cell.seed}: {state}"
+                click.echo(f"[{len(done)}/{len(jobs)}] {words}, {record.cost.wall_s:.0f} s", err=True)
+    return [done[job.cell.id] for job in jobs]
+
+
+def _dry_run(jobs: Sequence[Job], source: DataSource, device: Device, workers: int, as_json: bool) -> None:
+    from redteam.estimate import estimate
+
+    work = estimate(jobs, source, device, workers)
+    cells = [
+        {"id": j.cell.id, "role": j.role, **j.cell.model_dump(mode="json")} for j in jobs
+    ]
+    if as_json:
+        click.echo(json.dumps({"cells": cells, "estimate": work}, indent=2))
+        return
+    for cell in cells:
+        click.echo(f"{cell['role']} {cell['attack']['name']} seed {cell['seed']} (id {cell['id']})")
+        click.echo(f"  {json.dumps(cell['attack']['config'])}")
+    click.echo(f"target {jobs[0].cell.task.model} on {jobs[0].cell.task.dataset}")
+    click.echo(f"  {json.dumps(jobs[0].cell.task.config)}")
+    click.echo(f"{len(jobs)} cells. Images through a training step, by stage:")
+    for stage, images in work["images"].items():
+        click.echo(f"  {stage}: {images:,.0f}")
+    click.echo(
+        f"At {work['images_per_s']:,.0f} images/s on one {work['unit']} (timed just now), "
+        f"{work['workers']} at once: about {_duration(work['seconds'])}. Nothing was run."
+    )
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+

@@ -1,0 +1,10 @@
+"""Data sets by name: in-memory arrays with a content digest.
+
+Importing this package loads numpy and nothing heavier; each loader imports what it needs when called.
+"""
+
+from __future__ import annotations
+
+from redteam.data.catalog import load, names
+
+__all__ = ["load", "names"]

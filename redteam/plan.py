@@ -1,0 +1,236 @@
+"""From what the user asked to the cells that will run: names resolved, configs checked, ids known.
+
+Everything that can be wrong with the input is found here, before any work starts.
+"""
+
+from __future__ import annotations
+
+import itertools
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+from redteam import data, registry
+from redteam.config import build, convert, knobs, to_json
+from redteam.context import Context
+from redteam.device import Device
+from redteam.errors import ConfigError, DataError, ThreatMismatchError, UnknownNameError, nearest
+from redteam.hashing import digest_json
+from redteam.record import Cell, DefensePlugin, Plugin, TaskInfo
+from redteam.seeding import SeedPath
+from redteam.trainable import ClassifierConfig, configure
+from redteam.trainable import make as make_target
+from redteam.types import ImageDataset, Preset, Spec, Trainable
+
+DEFAULT_DATASET = "fashion-mnist-14"
+Controls = Literal["none", "cheap", "all"]
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """Where data sets are looked for, and whether they may be downloaded."""
+
+    data_dir: str | None = None
+    offline: bool = False
+    download: bool = False
+
+    def load(self, name: str) -> ImageDataset:
+        """A data set by name; the last few are kept in memory."""
+        return _load(name, self)
+
+
+@lru_cache(maxsize=4)
+def _load(name: str, source: DataSource) -> ImageDataset:
+    return data.load(name, data_dir=source.data_dir, offline=source.offline, download=source.download)
+
+
+@dataclass(frozen=True)
+class Request:
+    """One attack with its controls, as asked for. Values may be text; they are converted here."""
+
+    attack: str
+    preset: str = "default"
+    dataset: str | None = None
+    values: Mapping[str, Any] = field(default_factory=dict)
+    victim: Mapping[str, Any] = field(default_factory=dict)
+    defenses: Sequence[tuple[str, Mapping[str, Any]]] = ()
+    seeds: Sequence[int] = (0,)
+    controls: Controls = "cheap"
+    adaptive: bool = False
+
+
+@dataclass(frozen=True)
+class Job:
+    """One cell to run, the name its data set is loaded by, and its role."""
+
+    cell: Cell
+    dataset: str
+    role: Literal["attack", "control", "baseline", "audit"]
+
+
+def preset_of(spec: Spec, name: str) -> Preset:
+    """A preset by name.
+
+    Raises:
+        UnknownNameError: the plug-in has none of that name.
+    """
+    if name not in spec.presets:
+        raise UnknownNameError(f"preset of {spec.name}", name, spec.presets)
+    return spec.presets[name]
+
+
+def plan(request: Request, source: DataSource, device: Device) -> list[Job]:
+    """The attack's cells first, then its controls', for every seed.
+
+    Raises:
+        InputError: any name, option, class, count or combination that does not fit.
+    """
+    spec = registry.get("attack", request.attack)
+    preset = preset_of(spec, request.preset)
+    defenses = [_defense(spec, name, values) for name, values in request.defenses]
+    config = build(spec.config, request.values, base=preset.config, where=spec.name)
+    name = request.dataset or preset.dataset or DEFAULT_DATASET
+    dataset = source.load(name)
+    target = make_target(
+        dataset, configure(dataset, dict(preset.target), dict(request.victim)), Context(device, SeedPath(0))
+    )
+    if request.adaptive and not defenses:
+        raise ConfigError("--adaptive: expected at least one --defense for the attack to adapt to")
+    specs = [(spec, _resolved(spec, config, target))]
+    for control in _controls(spec, request.controls):
+        shared = {k: v for k, v in to_json(config).items() if k in knobs(control.config)}
+        specs.append((control, _resolved(control, build(control.config, shared), target)))
+    knowledge: Literal["adaptive", "oblivious"] = "oblivious" if defenses and not request.adaptive else "adaptive"
+    task = _task(dataset, target)
+    jobs = []
+    for (one, settings), seed in itertools.product(specs, request.seeds):
+        cell = Cell(
+            threat=one.threat.kind if one.threat else "", knowledge=knowledge, seed=seed, task=task,
+            attack=_plugin(one, settings), defenses=tuple(defenses),
+        )  # fmt: skip
+        jobs.append(Job(cell, name, one.role if one.role != "audit" else "audit"))
+    return list({job.cell.id: job for job in jobs}.values())
+
+
+def _resolved(spec: Spec, config: Any, target: Trainable) -> Any:
+    if spec.threat is None or spec.threat.target != target.kind:
+        wanted = spec.threat.target if spec.threat else "nothing"
+        raise ThreatMismatchError(f"{spec.name} attacks a {wanted}; this data set and model give a {target.kind}")
+    return spec.resolve(config, target) if spec.resolve else config
+
+
+def _controls(spec: Spec, which: Controls) -> list[Spec]:
+    """The attack's own controls; with `all`, every control of its threat kind."""
+    if which == "none":
+        return []
+    names = list(spec.controls)
+    if which == "all" and spec.role == "attack":
+        names += [n for n in registry.names("attack") if n not in names and _is_control(n, spec)]
+    return [registry.get("attack", name) for name in names]
+
+
+def _is_control(name: str, of: Spec) -> bool:
+    other = registry.get("attack", name)
+    same = other.threat is not None and of.threat is not None and other.threat.kind == of.threat.kind
+    return same and other.role == "control"
+
+
+def _plugin(spec: Spec, config: Any) -> Plugin:
+    settings = to_json(config)
+    digest = digest_json([spec.name, spec.version, settings])
+    return Plugin(name=spec.name, version=spec.version, config=settings, digest=digest)
+
+
+def _defense(attack: Spec, name: str, values: Mapping[str, Any]) -> DefensePlugin:
+    spec = registry.get("defense", name)
+    fits = spec.threat is not None and attack.threat is not None
+    if not fits or spec.threat.kind != attack.threat.kind or spec.threat.target != attack.threat.target:  # type: ignore[union-attr]
+        kinds = [s.threat.kind if s.threat else "nothing" for s in (spec, attack)]
+        raise ThreatMismatchError(
+            f"the defence '{name}' is for {kinds[0]}, the attack '{attack.name}' is {kinds[1]}; "
+            "see `redteam list` for what goes together"
+        )
+    config = build(spec.config, values, base=spec.presets["default"].config, where=name)
+    return DefensePlugin(name=name, version=spec.version, config=to_json(config), oracle=spec.oracle)
+
+
+def _task(dataset: ImageDataset, target: Trainable) -> TaskInfo:
+    settings = to_json(target.config)
+    model = settings.pop("model")
+    return TaskInfo(
+        dataset=dataset.name, digest=dataset.digest, target="image-classifier", model=model, config=settings
+    )
+
+
+def rebuild(job: Job, source: DataSource, ctx: Context) -> tuple[ImageDataset, Trainable, Any]:
+    """The data set, the undefended target and the attack's config of a planned cell.
+
+    Raises:
+        DataError: the data is no longer what the cell was planned on.
+    """
+    dataset, task = source.load(job.dataset), job.cell.task
+    if dataset.digest != task.digest:
+        raise DataError(
+            f"'{job.dataset}' changed: expected content digest {task.digest[:16]}..., "
+            f"got {dataset.digest[:16]}...; plan the run again"
+        )
+    config = build(ClassifierConfig, {**task.config, "model": task.model})
+    attack = registry.get("attack", job.cell.attack.name)
+    return dataset, make_target(dataset, config, ctx), build(attack.config, job.cell.attack.config)
+
+
+_RUN_KEYS: dict[str, Any] = {
+    "attack": str, "preset": str, "dataset": str, "options": dict, "victim": dict, "defenses": list,
+    "seeds": int, "controls": Controls, "adaptive": bool, "grid": dict,
+}  # fmt: skip
+
+
+def read_plan(path: Path) -> list[Request]:
+    """Requests from a TOML plan: `[[run]]` tables, each with an optional `grid` of option lists.
+
+    Raises:
+        ConfigError: no such file, not TOML, or a key or value that does not fit.
+    """
+    try:
+        content = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not TOML: {error}") from None
+    if set(content) != {"run"} or not isinstance(content["run"], list):
+        raise ConfigError(f"{path}: expected one or more [[run]] tables and nothing else, got {sorted(content)}")
+    return [request for table in content["run"] for request in _requests(table, path)]
+
+
+def _requests(table: Mapping[str, Any], path: Path) -> list[Request]:
+    for key, value in table.items():
+        if key not in _RUN_KEYS:
+            raise ConfigError(f"{path}: unknown key '{key}' in [[run]]. {nearest(key, _RUN_KEYS)}")
+        kind = _RUN_KEYS[key]
+        if kind in (dict, list):
+            if not isinstance(value, kind):
+                raise ConfigError(f"{path}: {key}: expected a {'table' if kind is dict else 'list'}, got {value!r}")
+        else:
+            convert(f"{path}: {key}", value, kind)
+    if "attack" not in table:
+        raise ConfigError(f"{path}: a [[run]] table lacks its `attack`")
+    grid = table.get("grid", {})
+    if not all(isinstance(v, list) and v for v in grid.values()):
+        raise ConfigError(f"{path}: grid: expected a list of values for each option, got {grid!r}")
+    return [
+        Request(
+            attack=table["attack"],
+            preset=table.get("preset", "default"),
+            dataset=table.get("dataset"),
+            values={**table.get("options", {}), **dict(zip(grid, point, strict=True))},
+            victim=table.get("victim", {}),
+            defenses=tuple((name, {}) for name in table.get("defenses", [])),
+            seeds=range(table.get("seeds", 1)),
+            controls=table.get("controls", "cheap"),
+            adaptive=table.get("adaptive", False),
+        )
+        for point in itertools.product(*grid.values())
+    ]

@@ -1,0 +1,257 @@
+"""One cell, from artifact to record; and many cells, in this process or in several."""
+
+from __future__ import annotations
+
+import multiprocessing
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from redteam import registry
+from redteam.config import build
+from redteam.context import Context, Limits
+from redteam.device import Device, set_threads
+from redteam.errors import BudgetExceededError, InputError, LimitReachedError, RedteamError, StorageError
+from redteam.plan import DataSource, Job, rebuild
+from redteam.progress import NoProgress, Progress, Relay
+from redteam.record import Cost, ErrorInfo, Evidence, FileRef, Metric, PublishedNumber, Record, environment, now
+from redteam.score import Scored
+from redteam.score import poisoning as poisoning_scorer
+from redteam.seeding import SeedPath
+from redteam.store import Store
+from redteam.types import Spec, Trainable
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to run, as opposed to what: none of it enters a cell's id."""
+
+    store: Path
+    device: Device
+    source: DataSource = field(default_factory=DataSource)
+    max_seconds: float | None = None
+    threads: int | None = None
+
+
+def defend(cell_defenses: Sequence[Any], target: Trainable, ctx: Context) -> Trainable:
+    """The target behind its defences, the first one innermost."""
+    for plugin in cell_defenses:
+        spec = registry.get("defense", plugin.name)
+        target = spec.run(target, build(spec.config, plugin.config), ctx.at("defense", plugin.name))
+    return target
+
+
+def published(spec: Spec, cell: Any) -> tuple[PublishedNumber, ...]:
+    """The paper's numbers for exactly this cell."""
+    content = cell.model_dump(mode="json")
+
+    def look(dotted: str) -> Any:
+        value: Any = content
+        for key in dotted.split("."):
+            value = value.get(key) if isinstance(value, dict) else None
+        # Data sets re-encoded as JPEG hold the same images, and say so in their name.
+        return value.removesuffix("-jpeg") if dotted == "task.dataset" and isinstance(value, str) else value
+
+    return tuple(
+        PublishedNumber(metric=p.metric, value=p.value, source=p.source, where=p.where)
+        for p in spec.published
+        if all(look(k) == v for k, v in p.when.items())
+    )
+
+
+class CellRun:
+    """One cell being run: what it has cost and made so far, so that a failure still gives a record."""
+
+    def __init__(self, job: Job, settings: Settings, progress: Progress) -> None:
+        self.job, self.settings = job, settings
+        self.store = Store(settings.store)
+        self.ctx = Context(
+            settings.device, SeedPath(job.cell.seed), self.store.stages, progress=progress,
+            limits=Limits(wall_s=settings.max_seconds),
+        )  # fmt: skip
+        self.artifact: FileRef | None = None
+        self._start = time.perf_counter(), time.process_time()
+
+    def score(self) -> Scored:
+        """Attack, save the artifact, and hand it to the scorer."""
+        cell, ctx = self.job.cell, self.ctx
+        dataset, target, config = rebuild(self.job, self.settings.source, ctx)
+        defended = defend(cell.defenses, target, ctx)
+        attack = registry.get("attack", cell.attack.name)
+        attacked = defended if cell.knowledge == "adaptive" else target
+        artifact = attack.run(attacked, config, ctx.at("attack", cell.attack.name))
+        self.artifact = self.store.save_artifact(cell.id, artifact)
+        victims = target.config.victims
+        return poisoning_scorer.measure(artifact, dataset, target, defended, victims, ctx.at("score"))
+
+    def record(self, scored: Scored | None, evidence: tuple[Evidence, ...], error: ErrorInfo | None, status: Any) -> Record:
+        """The record of what happened."""
+        cell, costs = self.job.cell, self.ctx.costs
+        attack = registry.get("attack", cell.attack.name)
+        flags = (*(scored.flags if scored else ()), *(("resumed-stages",) if costs.resumed else ()))
+        return Record(
+            id=cell.id, status=status, role=self.job.role, source="measured", cell=cell,
+            metrics=tuple(Metric.of(k, v) for k, v in scored.metrics.items()) if scored else (),
+            published=published(attack, cell), flags=flags, cost=self._cost(),
+            environment=environment(self.settings.device.name), artifact=self.artifact,
+            evidence=evidence, created=now(), error=error,
+        )  # fmt: skip
+
+    def _cost(self) -> Cost:
+        """Stages that were read back count with what they took when they were computed."""
+        costs, (wall, cpu) = self.ctx.costs, self._start
+        fresh_wall = sum(s for name, s in costs.stages.items() if name not in costs.resumed)
+        fresh_cpu = sum(s for name, s in costs.cpu.items() if name not in costs.resumed)
+        own_wall, own_cpu = time.perf_counter() - wall - fresh_wall, time.process_time() - cpu - fresh_cpu
+        return Cost(
+            wall_s=round(sum(costs.stages.values()) + max(0.0, own_wall), 3),
+            cpu_s=round(sum(costs.cpu.values()) + max(0.0, own_cpu), 3),
+            stages={k: round(v, 3) for k, v in costs.stages.items()},
+            peak_rss_bytes=costs.peak_rss_bytes(), device_peak_bytes=_device_peak(self.settings.device),
+        )  # fmt: skip
+
+
+def _device_peak(device: Device) -> int | None:
+    torch = sys.modules.get("torch")
+    return int(torch.cuda.max_memory_allocated(device.name)) if torch and device.kind == "cuda" else None
+
+
+def run_cell(job: Job, settings: Settings, progress: Progress | None = None) -> Record:
+    """Run one cell and save its record, also when it fails.
+
+    Raises:
+        InputError: the input turned out to be wrong; nothing is recorded.
+        StorageError: the record could not be written; nothing half-written stays.
+    """
+    run = CellRun(job, settings, progress or NoProgress())
+    scored, evidence = None, ()
+    status: Literal["ok", "error", "timeout", "unscored"] = "ok"
+    error: ErrorInfo | None = None
+    try:
+        scored = run.score()
+        evidence = run.store.save_evidence(job.cell.id, scored.evidence)
+    except (InputError, StorageError):
+        _discard(run.store.folder(job.cell.id))
+        raise
+    except LimitReachedError as e:
+        status, error = "timeout", _info(e)
+    except BudgetExceededError as e:
+        status, error = "unscored", _info(e)
+    except Exception as e:  # noqa: BLE001 - the one place where a cell's failure becomes a record
+        status, error = "error", _info(e)
+    record = run.record(scored if status == "ok" else None, evidence if status == "ok" else (), error, status)
+    try:
+        run.store.save_record(record)
+    except StorageError:
+        _discard(run.store.folder(job.cell.id))
+        raise
+    return record
+
+
+def _info(error: Exception) -> ErrorInfo:
+    return ErrorInfo(type=type(error).__name__, message=str(error) or repr(error))
+
+
+def _discard(folder: Path) -> None:
+    """Remove what an unfinished run left, unless a record of an earlier run is there."""
+    if not (folder / "record.json").exists():
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+# ---------------------------------------------------------------- many cells
+
+_worker_settings: Settings
+_worker_send: Any
+
+
+def _start_worker(settings: Settings, queue: Any) -> None:
+    """In a worker: one torch thread, Ctrl-C left to the parent, and a clean exit on SIGTERM."""
+    global _worker_settings, _worker_send
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    set_threads(1)
+    _worker_settings, _worker_send = settings, queue.put
+
+
+def _work(job: Job) -> Record:
+    label = f"{job.cell.attack.name} seed {job.cell.seed}: "
+    return run_cell(job, _worker_settings, Relay(lambda u: _worker_send((label + u[0], *u[1:]))))
+
+
+def run_jobs(
+    jobs: Iterable[Job], settings: Settings, progress: Progress, *, workers: int = 1, force: bool = False
+) -> Iterator[tuple[Job, Record, bool]]:
+    """Run cells and yield (job, record, fresh) as each ends. Finished cells are not run again.
+
+    With several workers each cell runs in a process of its own with one torch thread; stopping the
+    iteration (Ctrl-C) ends the workers, and finished stages and cells stay for the next run.
+    """
+    store = Store(settings.store)
+    store.check_writable()
+    todo = []
+    for job in jobs:
+        found = None if force else store.find(job.cell.id)
+        if found is not None and found.status == "ok":
+            yield job, found, False
+        else:
+            todo.append(job)
+    if workers <= 1 or len(todo) <= 1:
+        set_threads(settings.threads)
+        for job in todo:
+            yield job, run_cell(job, settings, _Labelled(progress, job)), True
+        return
+    yield from _in_processes(todo, settings, progress, min(workers, len(todo)))
+
+
+class _Labelled:
+    """Progress whose names carry the cell they belong to."""
+
+    def __init__(self, inner: Progress, job: Job) -> None:
+        self._inner, self._label = inner, f"{job.cell.attack.name} seed {job.cell.seed}: "
+
+    def update(self, name: str, done: float, total: float) -> None:
+        """Pass on."""
+        self._inner.update(self._label + name, done, total)
+
+
+def _in_processes(
+    jobs: list[Job], settings: Settings, progress: Progress, workers: int
+) -> Iterator[tuple[Job, Record, bool]]:
+    spawn = multiprocessing.get_context("spawn")
+    queue = spawn.Queue()
+    drain = threading.Thread(target=_drain, args=(queue, progress), daemon=True)
+    drain.start()
+    pool = ProcessPoolExecutor(workers, mp_context=spawn, initializer=_start_worker, initargs=(settings, queue))
+    pending: dict[Future[Record], Job] = {}
+    try:
+        pending = {pool.submit(_work, job): job for job in jobs}
+        while pending:
+            done, _ = wait(pending, return_when=FIRST_COMPLETED)
+            for future in done:
+                job = pending.pop(future)
+                yield job, future.result(), True
+    except BrokenProcessPool:
+        raise RedteamError(
+            "a worker process died (often for lack of memory); finished cells are kept: "
+            "run the same command again, perhaps with --workers 1"
+        ) from None
+    finally:
+        if pending:
+            for child in multiprocessing.active_children():
+                child.terminate()
+        pool.shutdown(wait=True, cancel_futures=True)
+        queue.put(None)
+        drain.join(timeout=2)
+
+
+def _drain(queue: Any, progress: Progress) -> None:
+    while (update := queue.get()) is not None:
+        progress.update(*update)

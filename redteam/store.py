@@ -1,0 +1,127 @@
+"""Runs on disk: one folder per cell, named by its id, written whole.
+
+    STORE/<id>/record.json  artifact.npz  outcomes.parquet  flips.parquet
+    STORE/stages/           finished stages, shared by the cells
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pandas as pd
+
+from redteam.artifacts import Artifact, load
+from redteam.errors import ArtifactError, InputError, RecordError, StorageError
+from redteam.files import atomic_path, write_text
+from redteam.hashing import digest_file
+from redteam.record import Evidence, FileRef, Record, parse
+
+
+class Store:
+    """A folder of runs."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @property
+    def stages(self) -> Path:
+        """Where finished stages lie."""
+        return self.root / "stages"
+
+    def check_writable(self) -> None:
+        """Raise `StorageError` before any work if nothing can be written here."""
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(f"cannot make the run folder {self.root}: {error.strerror}") from None
+        if not os.access(self.root, os.W_OK):
+            raise StorageError(f"no permission to write {self.root}; choose another folder with --store")
+
+    def folder(self, cell_id: str) -> Path:
+        """Where a cell's files go."""
+        return self.root / cell_id
+
+    def save_artifact(self, cell_id: str, artifact: Artifact) -> FileRef:
+        """Write the artifact of a cell."""
+        path = self.folder(cell_id) / "artifact.npz"
+        return FileRef(path=path.name, kind=artifact.kind, sha256=artifact.save(path))
+
+    def save_evidence(self, cell_id: str, tables: Mapping[str, pd.DataFrame]) -> tuple[Evidence, ...]:
+        """Write per-example tables as Parquet."""
+        refs = []
+        for name in sorted(tables):
+            path = self.folder(cell_id) / f"{name}.parquet"
+            with atomic_path(path) as partial:
+                tables[name].to_parquet(partial, index=False, compression="zstd")
+            refs.append(Evidence(path=path.name, rows=len(tables[name]), sha256=digest_file(path)))
+        return tuple(refs)
+
+    def save_record(self, record: Record) -> Path:
+        """Write the record last: a folder without one is an unfinished run."""
+        path = self.folder(record.id) / "record.json"
+        write_text(path, record.to_json(indent=2) + "\n")
+        return path
+
+    def find(self, cell_id: str) -> Record | None:
+        """The record of a finished cell."""
+        path = self.folder(cell_id) / "record.json"
+        return read_record(path) if path.is_file() else None
+
+    def records(self) -> Iterator[Record]:
+        """Every record in the store, by id."""
+        for path in sorted(self.root.glob("*/record.json")):
+            yield read_record(path)
+
+    def locate(self, run: str) -> Path:
+        """The run folder that a path, an id or the start of an id names.
+
+        Raises:
+            InputError: none or several.
+        """
+        for path in (Path(run), Path(run).parent):
+            if (path / "record.json").is_file() and (path == Path(run) or Path(run).name == "record.json"):
+                return path
+        found = [p.parent for p in self.root.glob(f"{run}*/record.json")] if run and "/" not in run else []
+        if len(found) != 1:
+            many = f"{len(found)} runs start so" if found else "there is no such run"
+            raise InputError(f"expected a run folder or the start of a run's id in {self.root}, got '{run}': {many}")
+        return found[0]
+
+
+def read_record(path: Path) -> Record:
+    """Read one record file.
+
+    Raises:
+        RecordError: unreadable or invalid.
+    """
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecordError(f"cannot read {path}: {error}") from None
+    return parse(text, str(path))
+
+
+def read_run(folder: Path) -> tuple[Record, Artifact, dict[str, pd.DataFrame]]:
+    """A run's record, artifact and evidence, each checked against its digest.
+
+    Raises:
+        RecordError, ArtifactError: something is missing, was changed, or does not validate.
+    """
+    record = read_record(folder / "record.json")
+    if record.artifact is None:
+        raise ArtifactError(f"the run in {folder} has no artifact: {record.error and record.error.message}")
+    artifact = load(folder / record.artifact.path, record.artifact.sha256)
+    tables = {}
+    for ref in record.evidence:
+        path = folder / ref.path
+        if not path.is_file():
+            raise ArtifactError(f"no evidence at {path}; run the attack again to make it")
+        if (came := digest_file(path)) != ref.sha256:
+            raise ArtifactError(
+                f"{path} was changed or truncated: expected sha256 {ref.sha256[:16]}..., got {came[:16]}...; "
+                "restore it, or delete its run folder and run the attack again"
+            )
+        tables[path.stem] = pd.read_parquet(path)
+    return record, artifact, tables
