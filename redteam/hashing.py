@@ -6,9 +6,10 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 
 def canonical_json(value: Any) -> str:
@@ -23,6 +24,8 @@ def digest_json(value: Any) -> str:
 
 def digest_arrays(arrays: Mapping[str, np.ndarray]) -> str:
     """sha256 hex digest over names, dtypes, shapes and bytes, independent of memory layout."""
+    import numpy as np
+
     h = hashlib.sha256()
     for name in sorted(arrays):
         array = np.ascontiguousarray(arrays[name])

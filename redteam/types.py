@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
-import numpy as np
-
 from redteam.errors import DataError
 from redteam.hashing import digest_arrays, digest_json
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from redteam.context import Context
 
 Role = Literal["attack", "control", "baseline", "audit"]
@@ -40,11 +40,11 @@ class ImageSet:
     classes: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        if self.images.dtype != np.uint8 or self.images.ndim != 4:
+        if self.images.dtype != "uint8" or self.images.ndim != 4:
             raise DataError(
                 f"expected images (N, H, W, C) uint8, got {self.images.shape} {self.images.dtype}"
             )
-        if self.labels.dtype != np.int64 or self.labels.shape != (len(self.images),):
+        if self.labels.dtype != "int64" or self.labels.shape != (len(self.images),):
             raise DataError(
                 f"expected labels ({len(self.images)},) int64, got {self.labels.shape} {self.labels.dtype}"
             )

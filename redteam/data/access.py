@@ -105,6 +105,7 @@ def downloading(name: str) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())
         raise DataError(
-            f"the download of '{name}' failed: {error}. Check the network and try again"
+            f"the download of '{name}' failed: {reason}. Check the network and try again"
         ) from error

@@ -106,7 +106,7 @@ def unwritable() -> Iterator[Path]:
 
 
 def test_an_unwritable_folder_is_refused_before_the_download(unwritable: Path) -> None:
-    with pytest.raises(DataError, match="cannot be written .* writable one with --data-dir"):
+    with pytest.raises(DataError, match=r"cannot be written .* writable one with --data-dir"):
         redteam.data.load("mnist", data_dir=str(unwritable), download=True)
     assert not list(unwritable.iterdir())
 

@@ -46,6 +46,7 @@ def test_size_scales_the_shorter_side_and_crops_the_centre() -> None:
     assert decode(encode(wide), "x", size=2).shape == (2, 2)
 
 
+@pytest.mark.filterwarnings("ignore")
 @settings(max_examples=300, deadline=None)
 @given(
     st.sampled_from(["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM"]),

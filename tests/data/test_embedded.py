@@ -113,7 +113,7 @@ def test_a_missing_file_and_a_missing_manifest_are_refused(built: Path) -> None:
     with pytest.raises(DataError, match=r"test-images\.npy\.xz is missing; reinstall"):
         load_fashion14(built)
     (built / "manifest.json").write_text("{")
-    with pytest.raises(DataError, match="manifest.json is missing or damaged"):
+    with pytest.raises(DataError, match=r"manifest\.json is missing or damaged"):
         load_fashion14(built)
 
 

@@ -53,7 +53,7 @@ def test_a_corrupt_image_is_named(root: Path) -> None:
 
 def test_an_empty_class_is_named(root: Path) -> None:
     (root / "train" / "emu").mkdir()
-    with pytest.raises(DataError, match="class 'emu' is empty: no image in .*emu"):
+    with pytest.raises(DataError, match=r"class 'emu' is empty: no image in .*emu"):
         load(f"folder:{root}")
 
 

@@ -203,7 +203,7 @@ def test_a_download_with_the_wrong_sum_is_refused(
     folder, url = served
     _write_usps(folder, monkeypatch, url)
     (folder / "usps.bz2").write_bytes(bz2.compress(b"1 1:0.5"))
-    with pytest.raises(DataError, match="the download of 'usps' failed: .* try again"):
+    with pytest.raises(DataError, match=r"the download of 'usps' failed: .* try again"):
         load("usps", data_dir=str(tmp_path / "data"), download=True)
 
 
@@ -211,5 +211,5 @@ def test_a_server_that_has_nothing(
     served: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tv.MNIST, "mirrors", [served[1]])
-    with pytest.raises(DataError, match="the download of 'mnist' failed: .*404"):
+    with pytest.raises(DataError, match=r"the download of 'mnist' failed: .*404"):
         load("mnist", data_dir=str(tmp_path / "data"), download=True)

@@ -1,0 +1,82 @@
+"""The rules of the boards: which metrics, which one ranks, and what is held fixed in one table."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from redteam.errors import ConfigError, nearest
+
+PATH = Path(__file__).with_name("rules.toml")
+
+
+class Ranking(BaseModel):
+    """The metric that ranks come from. order: descending where more is better for the attacker."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    metric: str
+    order: Literal["descending", "ascending"]
+
+
+class KindRules(BaseModel):
+    """The rules of one threat kind; `rules.toml` says what each field is for."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    metrics: tuple[str, ...] = Field(min_length=1)
+    compact: tuple[str, ...]
+    ranking: Ranking
+    min_cells: int = Field(ge=1)
+    budget: str
+    table: tuple[str, ...] = Field(min_length=1)
+    notes: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> KindRules:
+        for name in (self.ranking.metric, *self.compact):
+            if name not in self.metrics:
+                raise ValueError(f"'{name}' is not among the metrics. {nearest(name, self.metrics)}")
+        for path in (*self.table, self.budget):
+            if path != "defenses" and path.split(".")[0] not in ("task", "attack"):
+                raise ValueError(f"'{path}' is no part of a cell; expected task..., attack... or defenses")
+        if self.budget in self.table:
+            raise ValueError(f"the budget '{self.budget}' cannot also be held fixed")
+        for names in (self.metrics, self.table):
+            if len(set(names)) != len(names):
+                raise ValueError(f"expected each name once, got {', '.join(names)}")
+        return self
+
+
+Rules: TypeAlias = Mapping[str, KindRules]
+
+
+def load_rules(path: Path = PATH) -> Rules:
+    """Read and check the rules of every threat kind.
+
+    Raises:
+        ConfigError: no such file, not TOML, an unknown key, or a value that does not fit.
+    """
+    try:
+        content = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not TOML: {error}") from None
+    return {kind: _kind(kind, table, path) for kind, table in content.items()}
+
+
+def _kind(kind: str, table: object, path: Path) -> KindRules:
+    try:
+        return KindRules.model_validate(table)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, (kind, *first["loc"])))
+        hint = ""
+        if first["type"] == "extra_forbidden" and len(first["loc"]) == 1:
+            hint = f" {nearest(str(first['loc'][0]), KindRules.model_fields)}"
+        raise ConfigError(f"{path}: {place}: {first['msg']}.{hint}") from None

@@ -1,0 +1,167 @@
+"""How numbers, cells and provenance read, in Markdown and in the terminal. Pure text."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any
+
+from leaderboards.sections import Row, Section
+from redteam.hashing import canonical_json, digest_json
+from redteam.record import PublishedNumber
+from redteam.stats import Estimate
+
+_SPECIAL = re.compile(r"([\\`*\[\]|#~]|(?<!\w)_|_(?!\w))")
+_SPACE = re.compile(r"\s+")
+
+
+def fraction(value: float, places: int) -> str:
+    """A fixed number of decimals, and no minus sign before zero."""
+    return f"{round(value, places) + 0.0:.{places}f}"
+
+
+def interval(e: Estimate | None) -> str:
+    """`0.452 [0.31, 0.60]`; without an interval the value alone; without a value a dash."""
+    if e is None:
+        return "-"
+    if e.low is None or e.high is None:
+        return fraction(e.value, 3)
+    return f"{fraction(e.value, 3)} [{fraction(e.low, 2)}, {fraction(e.high, 2)}]"
+
+
+def rank(place: tuple[int, int] | None) -> str:
+    """`1`, `1-2` for places that intervals do not tell apart, or a dash."""
+    if place is None:
+        return "-"
+    return str(place[0]) if place[0] == place[1] else f"{place[0]}-{place[1]}"
+
+
+def one_line(text: object) -> str:
+    """Text with every run of white space as one space."""
+    return _SPACE.sub(" ", str(text)).strip()
+
+
+def escape(text: object) -> str:
+    """Text from a record as it is: no Markdown, no HTML, no table bar takes effect."""
+    plain = one_line(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return _SPECIAL.sub(r"\\\1", plain)
+
+
+def published(found: Iterable[PublishedNumber]) -> str:
+    """Published values with their sources; `not available` where nobody could check one."""
+    words = [
+        f"{value} ({escape(p.source)}, {escape(p.where)})"
+        for p in found
+        for value in ("not available" if p.value is None else fraction(p.value, 3),)
+    ]
+    return "; ".join(words) or "-"
+
+
+def plain_value(value: Any) -> str:
+    """A config value as JSON, but a bare word for text."""
+    return value if isinstance(value, str) else canonical_json(value)
+
+
+def settings(row: Row) -> str:
+    """`passes=5, version=2`, or nothing."""
+    return ", ".join(
+        f"{k.removeprefix('attack.').removeprefix('config.')}={plain_value(v)}"
+        for k, v in row.settings.items()
+    )
+
+
+def defenses(section: Section) -> str:
+    """`shadow + spectral, adaptive`, or nothing."""
+    found = section.held.get("defenses") or []
+    return f"{' + '.join(d['name'] for d in found)}, {section.knowledge}" if found else ""
+
+
+def title(section: Section) -> str:
+    """Data set, model, what the attack is after, and the defences."""
+    task = [plain_value(section.held[k]) for k in ("task.dataset", "task.model") if k in section.held]
+    goal = [
+        f"{path.split('.')[-1]} {plain_value(value)}"
+        for path, value in section.held.items()
+        if path.startswith("attack.") and isinstance(value, str | int) and not isinstance(value, bool)
+    ]
+    behind = defenses(section)
+    return ": ".join(part for part in (", ".join(task), ", ".join(goal)) if part) + (
+        f"; behind {behind}" if behind else ""
+    )
+
+
+def held_fixed(section: Section) -> list[str]:
+    """What all rows share, one phrase a field. Digests are cut to 16 digits."""
+    out = []
+    for path, value in section.held.items():
+        name = path.split(".", 1)[-1]
+        if path == "defenses":
+            for d in value or ():
+                told = f", told {', '.join(d['oracle'])}" if d["oracle"] else ""
+                out.append(f"defence {d['name']} version {d['version']} {canonical_json(d['config'])}{told}")
+        elif path.endswith("digest"):
+            out.append(f"data digest {str(value)[:16]}")
+        elif isinstance(value, dict):
+            inner = ", ".join(f"{k}={plain_value(v)}" for k, v in sorted(value.items()))
+            out.append(f"recipe {digest_json(value)[:16]} ({inner})")
+        elif value is not None:
+            out.append(f"{name.removeprefix('config.')} {plain_value(value)}")
+    if section.knowledge:
+        out.append(f"{section.knowledge} attacks")
+    return out
+
+
+def test_images(section: Section, metrics: Iterable[str]) -> str:
+    """`360 (cta, base_cta); 36 (pta)`: distinct examples behind each metric."""
+    counts: dict[str, set[int]] = defaultdict(set)
+    for row in section.rows:
+        for (name, group), found in row.metrics.items():
+            if group is None:
+                counts[name].add(found.estimate.n)
+    names: dict[str, list[str]] = defaultdict(list)
+    for name in metrics:
+        if name in counts:
+            names[" or ".join(map(str, sorted(counts[name])))].append(name)
+    return "; ".join(f"{n} ({', '.join(which)})" for n, which in names.items()) or "none"
+
+
+def provenance(section: Section) -> list[tuple[str, str]]:
+    """Seeds, hardware, suite versions and commits of every record of a table."""
+    records = section.records
+    seeds = sorted({r.cell.seed for r in records})
+    hardware = sorted({f"{r.environment.device} on {r.environment.cpu}" for r in records})
+    commits = sorted({_commit(r.environment.git_commit, r.environment.dirty) for r in records})
+    return [
+        ("Seeds", ", ".join(map(str, seeds))),
+        ("Hardware", "; ".join(hardware)),
+        ("Suite", ", ".join(sorted({r.environment.suite for r in records}))),
+        ("Commit", ", ".join(commits)),
+    ]
+
+
+def _commit(commit: str | None, dirty: bool | None) -> str:
+    state = {True: "with uncommitted changes", False: "clean", None: "state of the tree unknown"}[dirty]
+    return f"{commit[:12]} ({state})" if commit else f"no commit recorded ({state})"
+
+
+def command(row: Row, section: Section) -> str | None:
+    """The command that runs a row again; None where its seeds are not in sequence or nobody here ran it."""
+    first = row.records[0]
+    seeds = [r.cell.seed for r in row.records]
+    if row.origin != "measured" or seeds != list(range(seeds[0], seeds[0] + len(seeds))):
+        return None
+    dataset = first.cell.task.dataset.removesuffix("-jpeg")
+    words = ["redteam", "attack", first.cell.attack.name, "--dataset", dataset]
+    for d in first.cell.defenses:
+        words += ["--defense", d.name]
+    if section.knowledge == "adaptive":
+        words.append("--adaptive")
+    if isinstance(row.budget, int | float) and row.budget > 0:
+        words += ["--budget", str(row.budget)]
+    for key, value in row.settings.items():
+        if key.startswith("attack.config.") and isinstance(value, str | int | float):
+            words += ["-o", f"{key.removeprefix('attack.config.')}={plain_value(value)}"]
+    words += ["--seeds", str(len(seeds)), *(["--seed", str(seeds[0])] if seeds[0] else [])]
+    return one_line(" ".join(map(shlex.quote, words)))

@@ -1,0 +1,66 @@
+"""Shared fixtures: one torch thread, tiny data sets, tiny targets, and the --run-slow switch."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from redteam.context import Context
+from redteam.device import Device, set_threads
+from redteam.seeding import SeedPath
+from redteam.trainable import ClassifierConfig, ImageTrainable
+from redteam.types import DatasetFacts, ImageDataset, ImageSet
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--run-slow", action="store_true", help="run tests that take minutes")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--run-slow"):
+        return
+    for item in items:
+        if "slow" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason="takes minutes; pass --run-slow"))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> None:
+    set_threads(1)
+
+
+def stripes_dataset(n: int = 240, size: int = 8, classes: int = 3, seed: int = 0) -> ImageDataset:
+    """Noise images whose class shows in the brightness of a third of the rows: easy to learn."""
+    rng = np.random.default_rng(seed)
+
+    def split(count: int) -> ImageSet:
+        labels = np.arange(count, dtype=np.int64) % classes
+        images = rng.integers(60, 120, (count, size, size, 1)).astype(np.uint8)
+        for row, label in enumerate(labels):
+            images[row, label * size // classes : (label + 1) * size // classes] += 90
+        return ImageSet(images, labels, tuple(f"class {c}" for c in range(classes)))
+
+    facts = DatasetFacts(mean=(0.4,), std=(0.2,), pad=0, flip=False, source_class=2, target_class=0)
+    return ImageDataset("stripes", split(n), split(n // 2), facts, "made in the tests", "none needed")
+
+
+@pytest.fixture
+def dataset() -> ImageDataset:
+    return stripes_dataset()
+
+
+@pytest.fixture
+def ctx() -> Context:
+    return Context(Device("cpu"), SeedPath(0))
+
+
+def small_config(**changes: object) -> ClassifierConfig:
+    settings: dict[str, object] = {
+        "model": "preact-resnet8-s2", "epochs": 3, "batch_size": 32, "schedule": "onecycle", "pad": 0, "flip": False,
+    }  # fmt: skip
+    return ClassifierConfig(**{**settings, **changes})  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def target(dataset: ImageDataset) -> ImageTrainable:
+    return ImageTrainable(dataset.train, dataset.facts, small_config(), Device("cpu"))
