@@ -25,7 +25,7 @@ from redteam.trainable import ClassifierConfig, configure
 from redteam.trainable import make as make_target
 from redteam.types import ImageDataset, Preset, Spec, Trainable
 
-DEFAULT_DATASET = "fashion-mnist-14"
+DEFAULT_DATASET = "fashion-mini"
 Controls = Literal["none", "cheap", "all"]
 
 

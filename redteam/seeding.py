@@ -12,9 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
 
@@ -36,6 +35,8 @@ class SeedPath:
 
     def numpy(self) -> np.random.Generator:
         """A fresh NumPy generator (PCG64) at the start of this stream."""
+        import numpy as np
+
         return np.random.default_rng(self.integer())
 
     def torch(self) -> torch.Generator:

@@ -7,6 +7,7 @@ from redteam.errors import UnknownNameError
 from redteam.types import ImageDataset
 
 _EMBEDDED = {
+    "fashion-mini": "Fashion-MNIST at 14x14 grey, first 20,000 / 10,000; in the package; the default",
     "digits": "scikit-learn's handwritten digits, 8x8 grey, 1,297 / 500; no download",
     "fashion-mnist-14": "all of Fashion-MNIST at 14x14 grey, 6 bits, 60,000 / 10,000; in the package",
 }
@@ -66,10 +67,10 @@ def _load_named(name: str, access: Access) -> ImageDataset:
         from redteam.data.embedded import load_digits
 
         return load_digits()
-    if name == "fashion-mnist-14":
-        from redteam.data.embedded import load_fashion14
+    if name in ("fashion-mnist-14", "fashion-mini"):
+        from redteam.data.embedded import MINI_ROWS, load_fashion14
 
-        return load_fashion14()
+        return load_fashion14(rows=MINI_ROWS if name == "fashion-mini" else None)
     if name == "tiny-imagenet":
         from redteam.data.tiny_imagenet import load_tiny_imagenet
 

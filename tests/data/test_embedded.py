@@ -71,6 +71,14 @@ def test_shipped_fashion() -> None:
     assert "MIT" in data.licence
 
 
+def test_mini_is_the_first_rows_of_the_whole() -> None:
+    mini, whole = load("fashion-mini"), load("fashion-mnist-14")
+    assert mini.name == "fashion-mini" and len(mini.train) == 20_000 and len(mini.test) == 10_000
+    assert np.array_equal(mini.train.images, whole.train.images[:20_000])
+    assert np.array_equal(mini.train.labels, whole.train.labels[:20_000])
+    assert np.bincount(mini.train.labels).min() > 1900
+
+
 def test_manifest_covers_every_shipped_file() -> None:
     files = json.loads((EMBEDDED_DIR / "manifest.json").read_text())["files"]
     shipped = {path.name for path in EMBEDDED_DIR.iterdir()} - {"manifest.json", "LICENSE-fashion-mnist.txt"}
