@@ -185,7 +185,8 @@ def _csv_record(record: Record) -> dict[str, object]:
 def _csv_row(row: Row, rules: KindRules) -> Iterator[dict[str, object]]:
     ids = " ".join(r.id for r in row.records)
     base = {
-        **_csv_record(row.records[0]), "budget": words.plain_value(row.budget), "settings": words.settings(row),
+        **_csv_record(row.records[0]), "budget": words.plain_value(row.budget),
+        "settings": words.settings(row),
         "record_ids": ids,
     }  # fmt: skip
     for (name, group), found in row.metrics.items():
@@ -214,7 +215,7 @@ def _decimal(value: float | None) -> str:
 def show(records: Iterable[Record], rules: Rules) -> Text:
     """Compact tables at most 100 columns wide: the ranking metric with its interval, a few others without.
 
-    Returns a `rich.text.Text`, in which brackets are no markup and which is not wrapped again.
+    Returns a `rich.text.Text`, in which brackets are no markup; `str` of it is the plain text.
 
     Raises:
         RecordError: see `to_markdown`.
@@ -224,7 +225,7 @@ def show(records: Iterable[Record], rules: Rules) -> Text:
     lines = [
         line for _, kind, tables in _boards(records, rules) for s in tables for line in _terminal(s, kind)
     ]
-    return Text("\n".join(lines) or "no records", no_wrap=True, overflow="ignore")
+    return Text("\n".join(lines) or "no records")
 
 
 def _terminal(section: Section, rules: KindRules) -> Iterator[str]:

@@ -74,7 +74,8 @@ def _kind(kind: str, table: object, path: Path) -> KindRules:
     try:
         return KindRules.model_validate(table)
     except ValidationError as error:
-        first = error.errors()[0]
+        # A misspelt key is also a missing one; name what was written.
+        first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
         place = ".".join(map(str, (kind, *first["loc"])))
         hint = ""
         if first["type"] == "extra_forbidden" and len(first["loc"]) == 1:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,16 +49,31 @@ class Limits:
 
 @dataclass
 class Costs:
-    """Seconds by stage, CPU seconds, and which stages were read back instead of computed."""
+    """Seconds by stage. A stage read back counts with what it took when it was computed, and once."""
 
     stages: dict[str, float] = field(default_factory=dict)
     cpu: dict[str, float] = field(default_factory=dict)
     resumed: list[str] = field(default_factory=list)
+    fresh_wall_s: float = 0.0
+    fresh_cpu_s: float = 0.0
+    _counted: set[str] = field(default_factory=set)
 
-    def add(self, name: str, wall_s: float, cpu_s: float) -> None:
-        """Add to a stage's time."""
-        self.stages[name] = self.stages.get(name, 0.0) + wall_s
-        self.cpu[name] = self.cpu.get(name, 0.0) + cpu_s
+    def computed(self, name: str, key: str, spent: Mapping[str, float]) -> None:
+        """Count a stage that was computed just now."""
+        self.fresh_wall_s += spent["wall_s"]
+        self.fresh_cpu_s += spent["cpu_s"]
+        self._add(name, key, spent)
+
+    def read_back(self, name: str, key: str, spent: Mapping[str, float]) -> None:
+        """Count a stage that an earlier run, another cell or this run computed."""
+        self.resumed.append(name)
+        self._add(name, key, spent)
+
+    def _add(self, name: str, key: str, spent: Mapping[str, float]) -> None:
+        if key not in self._counted:
+            self._counted.add(key)
+            self.stages[name] = self.stages.get(name, 0.0) + spent["wall_s"]
+            self.cpu[name] = self.cpu.get(name, 0.0) + spent["cpu_s"]
 
     @staticmethod
     def peak_rss_bytes() -> int:
@@ -106,10 +120,12 @@ class Context:
         set of logits for all budgets, one clean victim for all attacks) compute it once, also when
         they run in several processes. A stage file that is damaged is computed again.
         """
+        digest = digest_json([name, dict(key)])
         if self.stage_dir is None:
-            with self._timed(name):
-                return dict(make())
-        path = self.stage_dir / f"{name}-{digest_json(dict(key))[:24]}.npz"
+            arrays, spent = _timed(make)
+            self.costs.computed(name, digest, spent)
+            return arrays
+        path = self.stage_dir / f"{name}-{digest[:24]}.npz"
         self.stage_dir.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")):
             if path.exists():
@@ -118,18 +134,15 @@ class Context:
                 except ArtifactError:
                     path.unlink()
                 else:
-                    self.costs.add(name, meta["wall_s"], meta["cpu_s"])
-                    self.costs.resumed.append(name)
+                    self.costs.read_back(name, digest, meta)
                     return arrays
-            with self._timed(name) as spent:
-                arrays = dict(make())
+            arrays, spent = _timed(make)
+            self.costs.computed(name, digest, spent)
             save_arrays(path, arrays, {"key": dict(key), **spent})
             return arrays
 
-    @contextmanager
-    def _timed(self, name: str) -> Iterator[dict[str, float]]:
-        spent: dict[str, float] = {}
-        wall, cpu = time.perf_counter(), time.process_time()
-        yield spent
-        spent.update(wall_s=time.perf_counter() - wall, cpu_s=time.process_time() - cpu)
-        self.costs.add(name, spent["wall_s"], spent["cpu_s"])
+
+def _timed(make: Callable[[], Arrays]) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+    wall, cpu = time.perf_counter(), time.process_time()
+    arrays = dict(make())
+    return arrays, {"wall_s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu}

@@ -94,13 +94,12 @@ class CellRun:
 
     def record(self, scored: Scored | None, evidence: tuple[Evidence, ...], error: ErrorInfo | None, status: Any) -> Record:
         """The record of what happened."""
-        cell, costs = self.job.cell, self.ctx.costs
+        cell = self.job.cell
         attack = registry.get("attack", cell.attack.name)
-        flags = (*(scored.flags if scored else ()), *(("resumed-stages",) if costs.resumed else ()))
         return Record(
             id=cell.id, status=status, role=self.job.role, source="measured", cell=cell,
             metrics=tuple(Metric.of(k, v) for k, v in scored.metrics.items()) if scored else (),
-            published=published(attack, cell), flags=flags, cost=self._cost(),
+            published=published(attack, cell), flags=scored.flags if scored else (), cost=self._cost(),
             environment=environment(self.settings.device.name), artifact=self.artifact,
             evidence=evidence, created=now(), error=error,
         )  # fmt: skip
@@ -108,9 +107,8 @@ class CellRun:
     def _cost(self) -> Cost:
         """Stages that were read back count with what they took when they were computed."""
         costs, (wall, cpu) = self.ctx.costs, self._start
-        fresh_wall = sum(s for name, s in costs.stages.items() if name not in costs.resumed)
-        fresh_cpu = sum(s for name, s in costs.cpu.items() if name not in costs.resumed)
-        own_wall, own_cpu = time.perf_counter() - wall - fresh_wall, time.process_time() - cpu - fresh_cpu
+        own_wall = time.perf_counter() - wall - costs.fresh_wall_s
+        own_cpu = time.process_time() - cpu - costs.fresh_cpu_s
         return Cost(
             wall_s=round(sum(costs.stages.values()) + max(0.0, own_wall), 3),
             cpu_s=round(sum(costs.cpu.values()) + max(0.0, own_cpu), 3),

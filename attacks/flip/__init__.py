@@ -33,7 +33,7 @@ import numpy as np
 
 from attacks._shared.backdoor import LABEL_THREAT, Backdoor, poison
 from attacks._shared.backdoor import resolve as resolve_backdoor
-from attacks.flip.craft import known_rows, optimise_labels
+from attacks.flip.craft import expert_recipe, known_rows, optimise_labels
 from attacks.flip.select import final_labels, is_final, read_labels, select_flips, soften
 from redteam.artifacts import Poison
 from redteam.config import check_ranges, knob, to_json
@@ -76,7 +76,7 @@ class Config(Backdoor):
 _AFTER_LOGITS = ("budget", "soft_alpha", "labels", "runs")
 
 PAPER = Preset(
-    config=Config(experts=1, expert_epochs=20, passes=25),
+    config=Config(trigger_strength=6.0, budget=0.02),
     target={"model": "preact-resnet32", "epochs": 200, "schedule": "multistep", "lr": 0.1, "batch_size": 256},
     dataset="cifar10",
 )
@@ -102,8 +102,9 @@ def label_logits(target: Trainable, config: Config, ctx: Context) -> list[np.nda
     for run in range(config.runs):
         own = ctx.at("run", run)
         key = {
-            "flip": SPEC.version, "data": target.train.digest, "config": settings,
-            "seed": str(own.seeds), **target.fingerprint(),
+            "flip": SPEC.version, "data": target.train.digest, "config": settings, "seed": str(own.seeds),
+            "model": config.expert_model or target.config.model, "recipe": to_json(expert_recipe(target, config)),
+            "device": own.device.kind, "dtype": own.dtype,
         }  # fmt: skip
 
         def craft(own: Context = own) -> dict[str, np.ndarray]:

@@ -8,11 +8,21 @@ from typing import Any
 
 from redteam.hashing import digest_json
 from redteam.record import (
-    Cell, Cost, DefensePlugin, Environment, ErrorInfo, Metric, Plugin, PublishedNumber, Record, TaskInfo,
+    Cell,
+    Cost,
+    DefensePlugin,
+    Environment,
+    ErrorInfo,
+    Metric,
+    Plugin,
+    PublishedNumber,
+    Record,
+    TaskInfo,
 )  # fmt: skip
 
 BACKDOOR = {"trigger": "1xs", "trigger_strength": 6.0, "trigger_cycles": 8.0, "source": 9, "target_class": 4}
 RECIPE = {"epochs": 3, "lr": 0.1, "victims": 2, "batch_size": 64}
+TIMEOUT = "out of time | after\n60 s"
 COUNTS = {"cta": 360, "base_cta": 360, "cta_drop": 360, "asr": 324, "ra": 324}
 ENVIRONMENT = Environment(
     suite="0.1.0", git_commit="0123456789abcdef0123", dirty=False, python="3.11.7",
@@ -64,7 +74,7 @@ def record(
     return Record(
         id=made.id, status=status, role=role, cell=made, metrics=tuple(numbers) if status == "ok" else (),
         cost=Cost(wall_s=10.0, cpu_s=9.0), created=datetime(2026, 1, day, tzinfo=UTC),
-        error=None if status == "ok" else ErrorInfo(type="LimitReachedError", message="out of time | after\n60 s"),
+        error=None if status == "ok" else ErrorInfo(type="LimitReachedError", message=TIMEOUT),
         **{"source": "measured", "environment": ENVIRONMENT, **own},
     )  # fmt: skip
 

@@ -1,0 +1,47 @@
+"""The rules file is checked before anything is built from it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from leaderboards.rules import PATH, load_rules
+from redteam.errors import ConfigError
+
+TEXT = PATH.read_text()
+
+
+def test_the_shipped_rules_rank_poisoning_by_trigger_lift() -> None:
+    rules = load_rules()["poisoning"]
+    assert (rules.ranking.metric, rules.ranking.order) == ("trigger_lift", "descending")
+    assert rules.metrics == ("cta", "pta", "trigger_lift", "asr", "ra", "base_pta", "cta_drop")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("min_cells = 1", "min_cel = 1", "min_cel.*Did you mean 'min_cells'"),
+        ("min_cells = 1", "min_cells = 0", "min_cells"),
+        ("min_cells = 1", "", "min_cells: Field required"),
+        ('metric = "trigger_lift"', 'metric = "lift"', "'lift' is not among the metrics"),
+        ('order = "descending"', 'order = "down"', "order"),
+        ('order = "descending"', 'order = "descending", by = 1', "by"),
+        ('compact = ["cta"', 'compact = ["ctaa"', "Did you mean 'cta'"),
+        ('"task.dataset",', '"task.dataset", "attack.config.budget",', "cannot also be held fixed"),
+        ('"task.dataset",', '"task.dataset", "task.dataset",', "each name once"),
+        ('"task.dataset",', '"cell.dataset",', "no part of a cell"),
+        ("[poisoning]", "[poisoning", "not TOML"),
+    ],
+)
+def test_bad_rules_are_refused_by_name(tmp_path: Path, old: str, new: str, message: str) -> None:
+    assert old in TEXT
+    path = tmp_path / "rules.toml"
+    path.write_text(TEXT.replace(old, new, 1))
+    with pytest.raises(ConfigError, match=message):
+        load_rules(path)
+
+
+def test_missing_rules_are_an_input_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot read"):
+        load_rules(tmp_path / "none.toml")
