@@ -134,8 +134,8 @@ def _provenance(record: Record, flags: Mapping[str, str]) -> dict[str, Any]:
         "stages": [(s, seconds, seconds / longest) for s, seconds in cost.stages.items()],
         "configs": [(title, words.settings(config)) for title, config in configs],
         "environment": [
-            ("suite", env.suite), ("commit", commit), ("python", env.python), ("system", env.os), ("cpu", env.cpu),
-            ("device", env.device), *sorted(env.packages.items()),
+            ("suite", env.suite), ("commit", commit), ("python", env.python), ("system", env.os),
+            ("cpu", env.cpu), ("device", env.device), *sorted(env.packages.items()),
         ],
         "command": words.command(record),
     }  # fmt: skip

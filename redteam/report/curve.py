@@ -14,6 +14,8 @@ from redteam.stats import CONFIDENCE, Estimate, across_cells
 # Fields of an attack's config that say what success is; a curve holds them fixed.
 GOAL = ("trigger", "trigger_strength", "trigger_cycles", "source", "target_class")
 
+_Key = tuple[str, str, str, str]  # role, attack, origin, and the rest of its settings
+
 
 @dataclass(frozen=True)
 class Point:
@@ -60,7 +62,7 @@ def _same(a: Record, b: Record) -> bool:
 
 def curve(records: Sequence[Record]) -> list[Series]:
     """Records by attack and setting, attacks first; within one, by budget, the seeds pooled."""
-    groups: dict[tuple[str, str, str, str], list[Record]] = defaultdict(list)
+    groups: dict[_Key, list[Record]] = defaultdict(list)
     for r in records:
         rest = {k: v for k, v in r.cell.attack.config.items() if k not in (*GOAL, "budget")}
         key = (r.role, r.cell.attack.name, r.source, canonical_json([r.cell.attack.version, rest]))
@@ -72,8 +74,8 @@ def curve(records: Sequence[Record]) -> list[Series]:
     ]
 
 
-def _labels(groups: dict[tuple[str, str, str, str], list[Record]]) -> dict[tuple[str, str, str, str], str]:
-    """The attack's name, with the settings in which it differs from its namesakes, its role and its origin."""
+def _labels(groups: dict[_Key, list[Record]]) -> dict[_Key, str]:
+    """The attack's name, with the settings in which it differs from its namesakes, its role and origin."""
     out = {}
     for key, records in groups.items():
         role, name, source, _ = key

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from markupsafe import Markup
-from matplotlib import rc_context
+from matplotlib import rc_context, rcdefaults, rcParams
 from matplotlib.figure import Figure
 
 from redteam.report.curve import Point, Series, budgets
@@ -23,10 +23,11 @@ COLOURS = 6
 _INK = "#fe0200"
 _SERIES = tuple(f"#fe01{i:02x}" for i in range(COLOURS))
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-_STYLE: dict[str, Any] = {
+_STYLE: Any = {
     "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10, "text.parse_math": False,
-    "text.color": _INK, "axes.labelcolor": _INK, "axes.edgecolor": _INK, "xtick.color": _INK, "ytick.color": _INK,
-    "figure.facecolor": "none", "axes.facecolor": "none", "axes.spines.top": False, "axes.spines.right": False,
+    "text.color": _INK, "axes.labelcolor": _INK, "axes.edgecolor": _INK, "xtick.color": _INK,
+    "ytick.color": _INK, "figure.facecolor": "none", "axes.facecolor": "none",
+    "axes.spines.top": False, "axes.spines.right": False,
 }  # fmt: skip
 _IDS = re.compile(r'(\bid="|url\(#|href="#)')
 
@@ -35,7 +36,9 @@ _IDS = re.compile(r'(\bid="|url\(#|href="#)')
 def _figure(name: str, height: float) -> Iterator[tuple[Figure, Any, list[Markup]]]:
     """A figure with one axes; after the block the list holds its SVG."""
     out: list[Markup] = []
-    with rc_context({**_STYLE, "svg.hashsalt": f"redteam-{name}"}):
+    with rc_context():
+        rcdefaults()  # the reader's own style file must not show
+        rcParams.update({**_STYLE, "svg.hashsalt": f"redteam-{name}"})
         figure = Figure(figsize=(4.8, height))
         yield figure, figure.add_subplot(), out
         buffer = io.StringIO()
@@ -66,6 +69,10 @@ def curve_svg(series: Sequence[Series], metric: str, label: str, base: Estimate 
 def _value(point: Point, metric: str) -> Estimate | None:
     found: Estimate | None = getattr(point, metric)
     return found
+
+
+def _values(series: Series, metric: str) -> list[Estimate]:
+    return [e for p in series.points if (e := _value(p, metric)) is not None]
 
 
 def _bars(estimates: Sequence[Estimate]) -> list[list[float]]:
@@ -106,24 +113,23 @@ def _against_budget(series: Sequence[Series], metric: str, label: str, base: Est
 
 
 def _by_attack(series: Sequence[Series], metric: str, label: str, base: Estimate | None) -> Markup:
-    drawn = [
-        (i, s.label, e)
-        for i, s in enumerate(series)
-        for p in s.points
-        if (e := _value(p, metric)) is not None
-    ]
-    with _figure(metric, 1.1 + 0.36 * len(drawn)) as (_, axes, out):
+    drawn = [(i, s.label, e) for i, s in enumerate(series) for e in _values(s, metric)]
+    height = 0.6 + 0.5 * len(drawn)
+    with _figure(metric, height) as (_, axes, out):
         _reference(axes.axvline, axes.axvspan, base)
-        for place, (i, _, e) in enumerate(drawn):
+        for place, (i, name, e) in enumerate(drawn):
             axes.errorbar([e.value], [place], xerr=_bars([e]), linestyle="none", **_mark(i))
-        axes.set_yticks(range(len(drawn)), [name for _, name, _ in drawn])
-        axes.set_ylim(len(drawn) - 0.5, -0.5)
+            # The name stands above its bar, as beside the axis long names would shrink the drawing; and to
+            # the right, as base rates are low.
+            where = axes.get_yaxis_transform()
+            axes.text(0.99, place - 0.25, name, transform=where, va="bottom", ha="right")
+        axes.set_yticks([])
+        axes.spines["left"].set_visible(False)
+        axes.set_ylim(len(drawn) - 0.6, -0.8)
         axes.set_xlim(*_limits(series, metric))
         axes.set_xlabel(label)
         if base is not None:
-            axes.legend(
-                loc="upper center", bbox_to_anchor=(0.5, -0.3 - 0.9 / (len(drawn) + 1)), frameon=False
-            )
+            axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.55 / height), frameon=False)
     return out[0]
 
 
@@ -139,7 +145,5 @@ def _reference(line: Any, span: Any, base: Estimate | None) -> None:
 
 def _limits(series: Sequence[Series], metric: str) -> tuple[float, float]:
     """Zero to one, further down where an interval goes below zero."""
-    lows = [
-        e.low for s in series for p in s.points if (e := _value(p, metric)) is not None and e.low is not None
-    ]
+    lows = [e.low for s in series for e in _values(s, metric) if e.low is not None]
     return min(0.0, *lows, 0.0) - 0.03, 1.03

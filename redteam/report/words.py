@@ -16,7 +16,7 @@ DEFINITIONS = {
     "cta": "share of the plain test images that the victims give their true class",
     "pta": "share of the source class's test images that, wearing the trigger, are given the target class",
     "trigger_lift": "pta minus the share of the same images given the target class without the trigger",
-    "asr": "share of all test images but the target class's that, wearing the trigger, are given the target class",
+    "asr": "share of all test images but the target class's that, triggered, are given the target class",
     "ra": "share of the same triggered images as in asr that are still given their true class",
     "base_cta": "cta of the reference victims, trained from the same seeds on the clean data",
     "base_pta": "pta of the reference victims: the rate at which the trigger works with no attack",
@@ -80,8 +80,8 @@ def summary(
     parts = [_what(record, artifact, changed, images), _outcome(record, artifact, classes)]
     if (cta := record.metric("cta")) is not None:
         parts.append(
-            f"On plain test images the victims are right at a rate of {with_interval(cta)}; the references at "
-            f"{with_interval(record.metric('base_cta'))}. The price of the attack in clean accuracy is "
+            f"On plain test images the victims are right at a rate of {with_interval(cta)}; the references "
+            f"at {with_interval(record.metric('base_cta'))}. The price of the attack in clean accuracy is "
             f"{with_interval(record.metric('cta_drop'))}."
         )
     return [*parts, _controls(record, curve)]
@@ -89,9 +89,7 @@ def summary(
 
 def _what(record: Record, artifact: Poison, changed: int, images: int) -> str:
     cell, total = record.cell, len(artifact.targets)
-    touched = (
-        f", {count(images, 'of them with a changed image', 'of them with changed images')}" if images else ""
-    )
+    touched = f", the images of {images} of them too" if images else ""
     lift = record.metric("trigger_lift")
     victims = count(lift.seeds, "victim") if lift else "the victims"
     behind = ""
@@ -99,10 +97,10 @@ def _what(record: Record, artifact: Poison, changed: int, images: int) -> str:
         knew = "knew of it" if cell.knowledge == "adaptive" else "did not know of it"
         behind = f", behind {' and '.join(d.name for d in cell.defenses)} (the attack {knew})"
     return (
-        f"{cell.attack.name} was allowed to change {count(artifact.budget, 'training row')} of {cell.task.dataset} "
-        f"and changed {changed} of {total} ({fraction(changed / total, 4)}){touched}. Then {victims} with the "
-        f"architecture {cell.task.model} learned from the changed data{behind}, and as many references, from the "
-        "same seeds, from the clean data."
+        f"{cell.attack.name} was allowed to change {count(artifact.budget, 'training row')} of "
+        f"{cell.task.dataset} and changed {changed} of {total} ({fraction(changed / total, 4)}){touched}. "
+        f"Then {victims} with the architecture {cell.task.model} learned from the changed data{behind}, and "
+        "as many references, from the same seeds, from the clean data."
     )
 
 
@@ -111,19 +109,20 @@ def _outcome(record: Record, artifact: Poison, classes: Sequence[str] | None) ->
     if pta is None or lift is None:
         return "How the trigger did was not measured."
     goal = class_name(artifact.target_class, classes)
+    source = source_name(artifact, classes)
     text = (
-        f"The trigger is {artifact.trigger['name']}. Test images of {source_name(artifact, classes)} that wear it are "
-        f"given {goal} at a rate of {with_interval(pta)}; without it, at {fraction(pta.value - lift.value)}. The "
-        f"references do so for {with_interval(record.metric('base_pta'))} of the images that wear it. What the "
-        f"trigger adds is the difference, trigger_lift: {with_interval(lift)}. "
+        f"The trigger is {artifact.trigger['name']}. Test images of {source} that wear it are given {goal} "
+        f"at a rate of {with_interval(pta)}; without it, at {fraction(pta.value - lift.value)}. The "
+        f"difference is trigger_lift: {with_interval(lift)}. For comparison, the references give the target "
+        f"class to images that wear the trigger at a rate of {with_interval(record.metric('base_pta'))}. "
     )
     if lift.low is None or lift.high is None:
-        return text + "It has no interval, so it proves nothing by itself."
+        return text + "trigger_lift has no interval, so it proves nothing by itself."
     if lift.low > 0:
-        return text + "Its interval lies above zero: the trigger has an effect on these victims."
+        return f"{text}The interval of trigger_lift lies above zero: the trigger has an effect."
     if lift.high < 0:
-        return text + "Its interval lies below zero: the trigger keeps images away from the target class."
-    return text + "Its interval includes zero: this run shows no effect of the trigger."
+        return f"{text}The interval of trigger_lift lies below zero: the trigger works against the attacker."
+    return text + "The interval of trigger_lift includes zero: this run shows no effect of the trigger."
 
 
 def _controls(record: Record, curve: Sequence[Series]) -> str:

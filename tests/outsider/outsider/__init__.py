@@ -1,0 +1,1 @@
+"""Plug-ins from outside, importing nothing but the core."""

@@ -1,0 +1,123 @@
+"""One contract for every plug-in, found through the entry points."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from redteam import registry
+from redteam.artifacts import load
+from redteam.config import build, to_json
+from redteam.context import Context
+from redteam.device import Device
+from redteam.errors import ConfigError, UnknownNameError
+from redteam.seeding import SeedPath
+from redteam.trainable import ImageTrainable
+from redteam.types import Spec, Trainable
+from tests.conftest import small_config, stripes_dataset
+
+ROOT = Path(__file__).parents[1]
+EVERY = [(kind, name) for kind in registry.GROUPS for name in registry.names(kind)]
+POISONING = [
+    name for name in registry.names("attack")
+    if (t := registry.get("attack", name).threat) and (t.kind, t.target) == ("poisoning", "trainable")
+]  # fmt: skip
+# What shrinks a plug-in's own work to the size of a test. Plug-ins not named here run as they are.
+SMALL = {"flip": {"experts": 1, "expert_epochs": 1, "passes": 1, "batch_size": 32, "checkpoint_every": 2}}
+
+
+@pytest.mark.parametrize(("kind", "name"), EVERY)
+def test_spec(kind, name):
+    spec = registry.get(kind, name)
+    assert isinstance(spec, Spec) and (spec.name, spec.kind) == (name, kind)
+    params = spec.config.__dataclass_params__
+    assert params.frozen and hasattr(spec.config, "__slots__"), "a config is frozen and slotted"
+    assert all(f.kw_only for f in dataclasses.fields(spec.config)), "a config is keyword-only"
+    assert "default" in spec.presets and all(isinstance(p.config, spec.config) for p in spec.presets.values())
+    assert all(f.metadata.get("help") for f in dataclasses.fields(spec.config)), "every knob has its help text"
+    with pytest.raises(ConfigError, match="unknown option"):
+        build(spec.config, {"no_such_knob": 1})
+    for preset in spec.presets.values():
+        assert build(spec.config, to_json(preset.config)) == preset.config
+
+
+@pytest.mark.parametrize(("kind", "name"), EVERY)
+def test_card(kind, name):
+    text = registry.card(kind, name)
+    assert registry.summary(kind, name) and len(registry.summary(kind, name)) < 120
+    spec = registry.get(kind, name)
+    assert spec.source
+    if kind in ("attack", "defense", "audit"):
+        assert "Source:" in text and spec.threat is not None and spec.threat.access and spec.threat.goal
+
+
+def test_every_source_key_is_in_the_bibliography():
+    known = (ROOT / "docs" / "bibliography.md").read_text()
+    for kind, name in EVERY:
+        source = registry.get(kind, name).source
+        if not registry.get(kind, name).run.__module__.startswith("outsider"):
+            assert f"| {source} |" in known, f"{name}: {source}"
+
+
+@pytest.mark.parametrize("name", registry.names("attack"))
+def test_controls_exist_and_share_the_threat(name):
+    spec = registry.get("attack", name)
+    for control in spec.controls:
+        other = registry.get("attack", control)
+        assert other.role == "control" and other.threat.kind == spec.threat.kind
+
+
+def attacked(name: str, seed: int, tmp_path: Path):
+    """Run one attack on a tiny target of its own; returns (artifact, file bytes, target)."""
+    spec = registry.get("attack", name)
+    data = stripes_dataset()
+    target = ImageTrainable(data.train, data.facts, small_config(), Device("cpu"))
+    values = {"budget": 6, **SMALL.get(name, {})}
+    config = build(spec.config, values, base=spec.presets["default"].config)
+    config = spec.resolve(config, target) if spec.resolve else config
+    artifact = spec.run(target, config, Context(Device("cpu"), SeedPath(seed)))
+    artifact.save(tmp_path / f"{seed}.npz")
+    return artifact, (tmp_path / f"{seed}.npz").read_bytes(), target
+
+
+@pytest.mark.parametrize("name", POISONING)
+def test_same_seed_same_bytes_other_seed_other_bytes(name, tmp_path):
+    first, second = (attacked(name, 0, tmp_path)[1] for _ in range(2))
+    assert first == second
+    # Without randomness of its own an attack gives the same bytes for all seeds, and its card says so.
+    if name not in ("no-attack", "inner-product-flips"):
+        assert any(attacked(name, s, tmp_path)[1] != first for s in (1, 2))
+
+
+@pytest.mark.parametrize("name", POISONING)
+def test_inputs_untouched_budget_kept_and_disk_survived(name, tmp_path):
+    fresh = stripes_dataset()
+    artifact, _, target = attacked(name, 0, tmp_path)
+    assert np.array_equal(target.train.images, fresh.train.images)
+    assert np.array_equal(target.train.labels, fresh.train.labels)
+    assert (artifact.targets != fresh.train.labels).sum() <= 6
+    again = load(tmp_path / "0.npz")
+    for field in dataclasses.fields(artifact):
+        a, b = getattr(artifact, field.name), getattr(again, field.name)
+        assert np.array_equal(a, b) if isinstance(a, np.ndarray) else a == b, field.name
+
+
+@pytest.mark.parametrize("name", registry.names("defense"))
+def test_defences_give_a_target_of_the_same_kind(name, ctx):
+    spec = registry.get("defense", name)
+    if (spec.threat.kind, spec.threat.target) != ("poisoning", "trainable"):
+        pytest.skip("this contract is for poisoning")
+    data = stripes_dataset()
+    target = ImageTrainable(data.train, data.facts, replace(small_config(), epochs=1), Device("cpu"))
+    defended = spec.run(target, spec.presets["default"].config, ctx)
+    assert isinstance(defended, Trainable) and defended.kind == target.kind
+    assert defended.fingerprint() != target.fingerprint()
+
+
+def test_unknown_names_suggest_the_nearest():
+    with pytest.raises(UnknownNameError, match="unknown attack 'random-flip'. Did you mean 'random-flips'"):
+        registry.get("attack", "random-flip")
