@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 
 _WIDTH = 100
 _NAME_WIDTH = 22
+_REPRODUCE = (
+    "To run the rows again; settings not named here take the defaults of `redteam attack`, so where these "
+    "records used others, take the exact command of a cell from its page (`redteam report ID`):"
+)
 _CSV = (
     "threat", "table", "dataset", "model", "defenses", "knowledge", "attack", "attack_version", "role",
     "origin", "status", "budget", "settings", "rank_first", "rank_last", "metric", "group", "value", "low",
@@ -92,7 +96,7 @@ def _markdown_section(section: Section, rules: KindRules) -> list[str]:
         parts.append(_markdown_table(section, rules))
     if commands := [c for row in section.rows if (c := words.command(row, section))]:
         listing = "\n".join(dict.fromkeys(commands))
-        parts.append(f"To reproduce (settings not named here are in the records):\n\n```sh\n{listing}\n```")
+        parts.append(f"{_REPRODUCE}\n\n```sh\n{listing}\n```")
     if section.failed:
         listed = "\n".join(f"- {words.escape(_failure(r, rules))}" for r in section.failed)
         parts.append(f"Not scored, and so not ranked:\n\n{listed}")

@@ -154,6 +154,7 @@ def command(row: Row, section: Section) -> str | None:
         return None
     dataset = first.cell.task.dataset.removesuffix("-jpeg")
     words = ["redteam", "attack", first.cell.attack.name, "--dataset", dataset]
+    words += ["--model", first.cell.task.model]
     for d in first.cell.defenses:
         words += ["--defense", d.name]
     if section.knowledge == "adaptive":

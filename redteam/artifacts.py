@@ -106,6 +106,7 @@ def load(path: Path, sha256: str | None = None) -> Artifact:
     if kind != Poison.kind:
         raise ArtifactError(f"{path} holds an artifact of kind {kind!r}; this version reads: {Poison.kind}")
     try:
-        return Poison(**meta, **arrays)
+        parts: dict[str, Any] = {**meta, **arrays}
+        return Poison(**parts)
     except TypeError as error:
         raise ArtifactError(f"{path} lacks or adds parts: {error}") from error

@@ -20,7 +20,12 @@ T = TypeVar("T")
 
 
 def knob(
-    default: Any, help: str, *, low: float | None = None, high: float | None = None, above: float | None = None
+    default: Any,
+    help: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    above: float | None = None,
 ) -> Any:
     """A dataclass field with its help text and its range: low <= x, x <= high, above < x."""
     return dataclasses.field(
@@ -157,7 +162,7 @@ def build(cls: type[T], values: Mapping[str, Any], *, base: T | None = None, whe
     converted = {k: convert(k, v, fields[k].type) for k, v in values.items()}
     if base is None:
         return cls(**converted)
-    return typing.cast(T, dataclasses.replace(base, **converted))  # type: ignore[type-var]
+    return dataclasses.replace(base, **converted)  # type: ignore[type-var]
 
 
 def to_json(config: Any) -> dict[str, Any]:

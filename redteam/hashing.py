@@ -30,7 +30,7 @@ def digest_arrays(arrays: Mapping[str, np.ndarray]) -> str:
     for name in sorted(arrays):
         array = np.ascontiguousarray(arrays[name])
         h.update(f"{name}|{array.dtype.str}|{array.shape}|".encode())
-        h.update(memoryview(array).cast("B") if array.size else b"")
+        h.update(array.tobytes())
     return h.hexdigest()
 
 

@@ -103,7 +103,9 @@ def plan(request: Request, source: DataSource, device: Device) -> list[Job]:
     for control in _controls(spec, request.controls):
         shared = {k: v for k, v in to_json(config).items() if k in knobs(control.config)}
         specs.append((control, _resolved(control, build(control.config, shared), target)))
-    knowledge: Literal["adaptive", "oblivious"] = "oblivious" if defenses and not request.adaptive else "adaptive"
+    knowledge: Literal["adaptive", "oblivious"] = (
+        "oblivious" if defenses and not request.adaptive else "adaptive"
+    )
     task = _task(dataset, target)
     jobs = []
     for (one, settings), seed in itertools.product(specs, request.seeds):
@@ -118,7 +120,9 @@ def plan(request: Request, source: DataSource, device: Device) -> list[Job]:
 def _resolved(spec: Spec, config: Any, target: Trainable) -> Any:
     if spec.threat is None or spec.threat.target != target.kind:
         wanted = spec.threat.target if spec.threat else "nothing"
-        raise ThreatMismatchError(f"{spec.name} attacks a {wanted}; this data set and model give a {target.kind}")
+        raise ThreatMismatchError(
+            f"{spec.name} attacks a {wanted}; this data set and model give a {target.kind}"
+        )
     return spec.resolve(config, target) if spec.resolve else config
 
 
@@ -201,7 +205,9 @@ def read_plan(path: Path) -> list[Request]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not TOML: {error}") from None
     if set(content) != {"run"} or not isinstance(content["run"], list):
-        raise ConfigError(f"{path}: expected one or more [[run]] tables and nothing else, got {sorted(content)}")
+        raise ConfigError(
+            f"{path}: expected one or more [[run]] tables and nothing else, got {sorted(content)}"
+        )
     return [request for table in content["run"] for request in _requests(table, path)]
 
 
@@ -212,7 +218,9 @@ def _requests(table: Mapping[str, Any], path: Path) -> list[Request]:
         kind = _RUN_KEYS[key]
         if kind in (dict, list):
             if not isinstance(value, kind):
-                raise ConfigError(f"{path}: {key}: expected a {'table' if kind is dict else 'list'}, got {value!r}")
+                raise ConfigError(
+                    f"{path}: {key}: expected a {'table' if kind is dict else 'list'}, got {value!r}"
+                )
         else:
             convert(f"{path}: {key}", value, kind)
     if "attack" not in table:

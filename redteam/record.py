@@ -25,7 +25,17 @@ from redteam.hashing import digest_json
 from redteam.stats import Estimate
 
 SCHEMA_VERSION = "1"
-PACKAGES = ("torch", "torchvision", "numpy", "pandas", "scipy", "scikit-learn", "pyarrow", "pydantic", "click")
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "numpy",
+    "pandas",
+    "scipy",
+    "scikit-learn",
+    "pyarrow",
+    "pydantic",
+    "click",
+)
 
 
 class _Frozen(BaseModel):

@@ -22,7 +22,17 @@ from redteam.device import Device, set_threads
 from redteam.errors import BudgetExceededError, InputError, LimitReachedError, RedteamError, StorageError
 from redteam.plan import DataSource, Job, rebuild
 from redteam.progress import NoProgress, Progress, Relay
-from redteam.record import Cost, ErrorInfo, Evidence, FileRef, Metric, PublishedNumber, Record, environment, now
+from redteam.record import (
+    Cost,
+    ErrorInfo,
+    Evidence,
+    FileRef,
+    Metric,
+    PublishedNumber,
+    Record,
+    environment,
+    now,
+)
 from redteam.score import Scored
 from redteam.score import poisoning as poisoning_scorer
 from redteam.seeding import SeedPath
@@ -92,7 +102,9 @@ class CellRun:
         victims = target.config.victims
         return poisoning_scorer.measure(artifact, dataset, target, defended, victims, ctx.at("score"))
 
-    def record(self, scored: Scored | None, evidence: tuple[Evidence, ...], error: ErrorInfo | None, status: Any) -> Record:
+    def record(
+        self, scored: Scored | None, evidence: tuple[Evidence, ...], error: ErrorInfo | None, status: Any
+    ) -> Record:
         """The record of what happened."""
         cell = self.job.cell
         attack = registry.get("attack", cell.attack.name)
@@ -130,7 +142,8 @@ def run_cell(job: Job, settings: Settings, progress: Progress | None = None) -> 
         StorageError: the record could not be written; nothing half-written stays.
     """
     run = CellRun(job, settings, progress or NoProgress())
-    scored, evidence = None, ()
+    scored: Scored | None = None
+    evidence: tuple[Evidence, ...] = ()
     status: Literal["ok", "error", "timeout", "unscored"] = "ok"
     error: ErrorInfo | None = None
     try:
@@ -227,7 +240,9 @@ def _in_processes(
     queue = spawn.Queue()
     drain = threading.Thread(target=_drain, args=(queue, progress), daemon=True)
     drain.start()
-    pool = ProcessPoolExecutor(workers, mp_context=spawn, initializer=_start_worker, initargs=(settings, queue))
+    pool = ProcessPoolExecutor(
+        workers, mp_context=spawn, initializer=_start_worker, initargs=(settings, queue)
+    )
     pending: dict[Future[Record], Job] = {}
     try:
         pending = {pool.submit(_work, job): job for job in jobs}

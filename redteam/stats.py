@@ -93,9 +93,7 @@ def rate(outcomes: np.ndarray, confidence: float = CONFIDENCE) -> Estimate:
     return Estimate(p, low, high, n, k, "two-way-t", confidence)
 
 
-def paired_difference(
-    first: np.ndarray, second: np.ndarray, confidence: float = CONFIDENCE
-) -> Estimate:
+def paired_difference(first: np.ndarray, second: np.ndarray, confidence: float = CONFIDENCE) -> Estimate:
     """mean(first) - mean(second) for two (seeds, examples) tables of booleans on the same cells.
 
     One seed: Newcombe's paired interval. More: two-way Student t on the differences, never narrower
@@ -107,10 +105,10 @@ def paired_difference(
         raise ValueError(f"expected tables of one shape, got {a.shape} and {b.shape}")
     k, n = a.shape
     d = float(a.mean() - b.mean())
-    counts = [
+    both, first_only, second_only, neither = (
         float((u * v).sum()) / k for u, v in ((a, b), (a, 1 - b), (1 - a, b), (1 - a, 1 - b))
-    ]
-    low, high = newcombe_paired(*counts, confidence=confidence)
+    )
+    low, high = newcombe_paired(both, first_only, second_only, neither, confidence)
     if k == 1:
         return Estimate(d, low, high, n, 1, "newcombe-paired", confidence)
     half = _two_way_half_width(a - b, confidence)
@@ -130,7 +128,9 @@ def across_cells(estimates: Sequence[Estimate], confidence: float = CONFIDENCE) 
     if k == 1:
         return first
     z = float(sps.norm.ppf(0.5 + confidence / 2))
-    within = [((e.high - e.low) / (2 * z)) ** 2 for e in estimates if e.low is not None and e.high is not None]
+    within = [
+        ((e.high - e.low) / (2 * z)) ** 2 for e in estimates if e.low is not None and e.high is not None
+    ]
     if len(within) < k:
         return Estimate(mean, None, None, first.n, k, "mean-of-cells", confidence)
     t = float(sps.t.ppf(0.5 + confidence / 2, k - 1))

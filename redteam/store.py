@@ -1,7 +1,7 @@
 """Runs on disk: one folder per cell, named by its id, written whole.
 
-    STORE/<id>/record.json  artifact.npz  outcomes.parquet  flips.parquet
-    STORE/stages/           finished stages, shared by the cells
+STORE/<id>/record.json  artifact.npz  outcomes.parquet  flips.parquet
+STORE/stages/           finished stages, shared by the cells
 """
 
 from __future__ import annotations
@@ -86,7 +86,9 @@ class Store:
         found = [p.parent for p in self.root.glob(f"{run}*/record.json")] if run and "/" not in run else []
         if len(found) != 1:
             many = f"{len(found)} runs start so" if found else "there is no such run"
-            raise InputError(f"expected a run folder or the start of a run's id in {self.root}, got '{run}': {many}")
+            raise InputError(
+                f"expected a run folder or the start of a run's id in {self.root}, got '{run}': {many}"
+            )
         return found[0]
 
 

@@ -20,9 +20,7 @@ if TYPE_CHECKING:
 
 Role = Literal["attack", "control", "baseline", "audit"]
 Knowledge = Literal["adaptive", "oblivious"]
-TargetKind = Literal[
-    "trainable", "federation", "classifier", "language-model", "agent", "image-generator"
-]
+TargetKind = Literal["trainable", "federation", "classifier", "language-model", "agent", "image-generator"]
 
 
 # ---------------------------------------------------------------- data
@@ -50,8 +48,7 @@ class ImageSet:
             )
         if len(self.labels) and not 0 <= self.labels.min() <= self.labels.max() < len(self.classes):
             raise DataError(
-                f"expected labels in [0, {len(self.classes)}), "
-                f"got {self.labels.min()} to {self.labels.max()}"
+                f"expected labels in [0, {len(self.classes)}), got {self.labels.min()} to {self.labels.max()}"
             )
 
     def __len__(self) -> int:

@@ -38,7 +38,9 @@ def test_spec(kind, name):
     assert params.frozen and hasattr(spec.config, "__slots__"), "a config is frozen and slotted"
     assert all(f.kw_only for f in dataclasses.fields(spec.config)), "a config is keyword-only"
     assert "default" in spec.presets and all(isinstance(p.config, spec.config) for p in spec.presets.values())
-    assert all(f.metadata.get("help") for f in dataclasses.fields(spec.config)), "every knob has its help text"
+    assert all(f.metadata.get("help") for f in dataclasses.fields(spec.config)), (
+        "every knob has its help text"
+    )
     with pytest.raises(ConfigError, match="unknown option"):
         build(spec.config, {"no_such_knob": 1})
     for preset in spec.presets.values():

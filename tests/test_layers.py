@@ -58,7 +58,9 @@ def test_core_imports_only_what_lies_below(path):
     for name in imports(path) - type_checking_only(path):
         other = module_of(name)
         if other and other != own:
-            assert RANKS[other] <= RANKS[own], f"{own} (rank {RANKS[own]}) imports {name} (rank {RANKS[other]})"
+            assert RANKS[other] <= RANKS[own], (
+                f"{own} (rank {RANKS[own]}) imports {name} (rank {RANKS[other]})"
+            )
         outside = name.split(".")[0]
         assert outside not in ("attacks", "defenses", "audits"), f"the core names {name}"
         assert outside != "leaderboards" or own == "cli", f"{own} imports {name}"
@@ -71,7 +73,9 @@ def test_plugins_do_not_import_each_other(folder):
         for name in imports(path):
             parts = name.split(".")
             if parts[0] in ("attacks", "defenses", "audits", "leaderboards"):
-                assert parts[0] == folder and (len(parts) == 1 or parts[1] in ("_shared", own)), f"{path}: {name}"
+                assert parts[0] == folder and (len(parts) == 1 or parts[1] in ("_shared", own)), (
+                    f"{path}: {name}"
+                )
 
 
 def test_leaderboards_read_records_and_run_nothing():
@@ -90,7 +94,9 @@ def test_the_one_training_loop():
         if path == ROOT / "redteam" / "train.py":
             continue
         for node in ast.walk(ast.parse(path.read_text())):
-            loop = isinstance(node, ast.For) and isinstance(node.target, ast.Name) and node.target.id == "epoch"
+            loop = (
+                isinstance(node, ast.For) and isinstance(node.target, ast.Name) and node.target.id == "epoch"
+            )
             call = isinstance(node, ast.Attribute) and node.attr == "backward"
             assert not loop and not call, f"{path}:{node.lineno}"
 
@@ -104,7 +110,11 @@ def test_no_pickle_no_global_seed_no_cuda_call_no_broad_except():
                 names = [a.name for a in node.names] + [getattr(node, "module", None) or ""]
                 # CIFAR-100's coarse labels exist only as a pickle: md5-checked, array types alone.
                 assert "pickle" not in names or where == "redteam/data/torchvision_files.py", where
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in banned:
+            if (
+                isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Attribute)
+                and node.func.attr in banned
+            ):
                 assert banned[node.func.attr] == where, f"{where}:{node.lineno} {node.func.attr}"
             if isinstance(node, ast.ExceptHandler):
                 broad = node.type is None or getattr(node.type, "id", "") in ("Exception", "BaseException")
@@ -125,7 +135,8 @@ def test_help_and_list_import_nothing_heavy(command):
     code = (
         "import sys\nfrom redteam.cli import main\n"
         f"try: main({command!r})\nexcept SystemExit as e: assert not e.code, e.code\n"
-        "print('HEAVY', sorted({'torch', 'jax', 'numpy', 'pandas', 'scipy', 'sklearn', 'pydantic'} & set(sys.modules)))"
+        "heavy = {'torch', 'jax', 'numpy', 'pandas', 'scipy', 'sklearn', 'pydantic'}\n"
+        "print('HEAVY', sorted(heavy & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip().endswith("HEAVY []")

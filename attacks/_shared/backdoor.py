@@ -75,12 +75,12 @@ def budget_count(budget: int | float, n: int) -> int:
         ConfigError: zero, negative, no row at all, or above n.
     """
     if budget <= 0:
-        raise ConfigError(f"budget: expected more than 0 rows, got {budget}; the no-attack control changes none")
+        raise ConfigError(
+            f"budget: expected more than 0 rows, got {budget}; the no-attack control changes none"
+        )
     count = round(budget * n) if budget < 1 else budget
     if count != int(count) or not 1 <= count <= n:
-        raise ConfigError(
-            f"budget: expected 1 to {n} rows (or a fraction below 1 of them), got {budget}"
-        )
+        raise ConfigError(f"budget: expected 1 to {n} rows (or a fraction below 1 of them), got {budget}")
     return int(count)
 
 
@@ -94,7 +94,9 @@ def resolve(config: C, target: Trainable) -> C:
     if config.source in ("all", ALL_SOURCES):
         source = ALL_SOURCES
     else:
-        source = class_index(facts.source_class if config.source == "auto" else config.source, classes, "source")
+        source = class_index(
+            facts.source_class if config.source == "auto" else config.source, classes, "source"
+        )
     wanted = facts.target_class if config.target_class == "auto" else config.target_class
     goal = class_index(wanted, classes, "target")
     if source == goal:

@@ -60,8 +60,12 @@ class Config(Backdoor):
     regularizer: float = knob(0.0, "weight of the mean L1 distance of the soft labels from the true", low=0)
     poison_repeats: int = knob(1, "copies of each triggered row in the experts' data", low=1)
     runs: int = knob(1, "independent label optimisations; flips need a margin in all of them", low=1)
-    known_fraction: float = knob(1.0, "share of the training rows, from the first on, that is known", above=0, high=1)
-    soft_alpha: float | None = knob(None, "softFLIP: give soft labels to all rows, mixed by alpha", low=0, high=1)
+    known_fraction: float = knob(
+        1.0, "share of the training rows, from the first on, that is known", above=0, high=1
+    )
+    soft_alpha: float | None = knob(
+        None, "softFLIP: give soft labels to all rows, mixed by alpha", low=0, high=1
+    )
     labels: tuple[str, ...] = knob((), "ready-made label files (.npy, globs allowed) instead of crafting")
 
     def __post_init__(self) -> None:
@@ -123,7 +127,8 @@ def read_files(patterns: Sequence[str], target: Trainable) -> list[np.ndarray]:
     """
     out = []
     for pattern in patterns:
-        paths = sorted(glob(pattern)) if any(c in pattern for c in "*?[") else [pattern]
+        # Path.glob takes no absolute pattern.
+        paths = sorted(glob(pattern)) if any(c in pattern for c in "*?[") else [pattern]  # noqa: PTH207
         if not paths:
             raise InputError(f"labels: no file matches '{pattern}'")
         out += [read_labels(Path(p), target.train.labels, len(target.train.classes)) for p in paths]

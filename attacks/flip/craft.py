@@ -50,7 +50,9 @@ def expert_data(train: ImageSet, config: Config) -> ExpertData:
     sources = source_rows(train, config)
     poisons = sources[sources < known][-(known // len(train.classes)) :]
     if not len(poisons):
-        raise ConfigError(f"known_fraction: none of the {known} rows known to the attacker is of the source class")
+        raise ConfigError(
+            f"known_fraction: none of the {known} rows known to the attacker is of the source class"
+        )
     poisons = np.tile(poisons, config.poison_repeats)
     rows = np.concatenate([np.arange(known), poisons])
     stamped = triggers.apply(config.spec(), train.images[poisons], poisons)

@@ -88,7 +88,9 @@ def read_labels(path: Path, labels: np.ndarray, classes: int) -> np.ndarray:
     if array.ndim == 1:
         array = _from_hard(array, labels, classes, path)
     elif not np.issubdtype(array.dtype, np.floating):
-        raise InputError(f"labels: expected floating-point logits ({n}, {classes}), got {array.dtype} in {path}")
+        raise InputError(
+            f"labels: expected floating-point logits ({n}, {classes}), got {array.dtype} in {path}"
+        )
     elif array.shape[1] != classes:
         raise InputError(f"labels: expected {classes} classes a row, got {array.shape[1]} in {path}")
     if not np.isfinite(array).all():
@@ -104,7 +106,9 @@ def read_labels(path: Path, labels: np.ndarray, classes: int) -> np.ndarray:
 
 def _from_hard(array: np.ndarray, labels: np.ndarray, classes: int, path: Path) -> np.ndarray:
     if not np.issubdtype(array.dtype, np.integer):
-        raise InputError(f"labels: expected whole numbers for a file of one label a row, got {array.dtype} in {path}")
+        raise InputError(
+            f"labels: expected whole numbers for a file of one label a row, got {array.dtype} in {path}"
+        )
     if array.min() < 0 or array.max() >= classes:
         raise InputError(
             f"labels: expected classes 0 to {classes - 1}, got {array.min()} to {array.max()} in {path}"

@@ -66,7 +66,9 @@ def main(args: list[str] | None = None) -> None:
     try:
         code = cli.main(args=args, prog_name="redteam", standalone_mode=False)
     except click.exceptions.Abort:
-        click.echo("stopped; finished cells and stages are kept: run the same command again to go on", err=True)
+        click.echo(
+            "stopped; finished cells and stages are kept: run the same command again to go on", err=True
+        )
         sys.exit(130)
     except click.ClickException as error:
         error.show()

@@ -19,7 +19,9 @@ _PLAIN = ("model", "victims")
 def seed_options() -> list[click.Option]:
     """How often to repeat."""
     return [
-        click.Option(["--seeds"], type=click.IntRange(1), default=1, show_default=True, help="cells, one a seed"),
+        click.Option(
+            ["--seeds"], type=click.IntRange(1), default=1, show_default=True, help="cells, one a seed"
+        ),
         click.Option(["--seed"], type=click.IntRange(0), default=0, show_default=True, help="the first seed"),
     ]
 

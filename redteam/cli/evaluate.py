@@ -22,7 +22,11 @@ def fitting_attacks(defense: Spec) -> list[str]:
     found = []
     for name in registry.names("attack"):
         threat = registry.get("attack", name).threat
-        if threat and defense.threat and (threat.kind, threat.target) == (defense.threat.kind, defense.threat.target):
+        if (
+            threat
+            and defense.threat
+            and (threat.kind, threat.target) == (defense.threat.kind, defense.threat.target)
+        ):
             found.append(name)
     if not found:
         raise ThreatMismatchError(f"no registered attack fits the defence '{defense.name}'")

@@ -36,11 +36,9 @@ def _paths(records: tuple[Path, ...]) -> list[Path]:
 @click.argument("records", nargs=-1, type=click.Path(path_type=Path))
 def show(records: tuple[Path, ...]) -> None:
     """Print the boards of RECORDS: folders, .jsonl or .json files [leaderboards/records and runs]."""
-    from rich.console import Console
-
     from leaderboards import table
 
-    Console().print(table.show(table.read_records(_paths(records)), table.load_rules()))
+    click.echo(str(table.show(table.read_records(_paths(records)), table.load_rules())))
 
 
 @leaderboard.command()
@@ -87,13 +85,15 @@ def submit(runs: tuple[str, ...], store: Path, to: Path) -> int:
     kept = {}
     if to.exists():
         for index, line in enumerate(to.read_text().splitlines(), 1):
-            kept[(record := parse(line, f"{to}:{index}")).id] = record
+            earlier = parse(line, f"{to}:{index}")
+            kept[earlier.id] = earlier
     for run in runs:
         folder = Store(store).locate(run)
         if click.get_current_context().invoke(score, run=str(folder), store=store, as_json=False) != 0:
             click.echo(f"{folder} was not added: its metrics do not follow from its files", err=True)
             return 1
-        kept[(record := read_record(folder / "record.json")).id] = record
+        record = read_record(folder / "record.json")
+        kept[record.id] = record
     write_text(to, "".join(kept[i].to_json() + "\n" for i in sorted(kept)))
     click.echo(f"{len(kept)} records in {to}")
     return 0

@@ -13,7 +13,9 @@ from redteam.cli.options import DEFAULT_STORE, data_options, with_options
 @with_options(data_options())
 @click.command()
 @click.argument("run")
-@click.option("--store", type=click.Path(file_okay=False, path_type=Path), default=DEFAULT_STORE, show_default=True)
+@click.option(
+    "--store", type=click.Path(file_okay=False, path_type=Path), default=DEFAULT_STORE, show_default=True
+)
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), default=None,
               help="where to write the page  [default: report.html in the run's folder]")  # fmt: skip
 @click.option("--dataset", default=None, help="load the images by this name instead of the record's")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -78,9 +77,7 @@ def _dry_run(jobs: Sequence[Job], source: DataSource, device: Device, workers: i
     from redteam.estimate import estimate
 
     work = estimate(jobs, source, device, workers)
-    cells = [
-        {"id": j.cell.id, "role": j.role, **j.cell.model_dump(mode="json")} for j in jobs
-    ]
+    cells = [{"id": j.cell.id, "role": j.role, **j.cell.model_dump(mode="json")} for j in jobs]
     if as_json:
         click.echo(json.dumps({"cells": cells, "estimate": work}, indent=2))
         return
@@ -102,5 +99,3 @@ def _duration(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
-
-

@@ -12,7 +12,9 @@ from redteam.cli.options import DEFAULT_STORE
 
 @click.command()
 @click.argument("run")
-@click.option("--store", type=click.Path(file_okay=False, path_type=Path), default=DEFAULT_STORE, show_default=True)
+@click.option(
+    "--store", type=click.Path(file_okay=False, path_type=Path), default=DEFAULT_STORE, show_default=True
+)
 @click.option("--json", "as_json", is_flag=True, help="print the recomputed metrics as JSON")
 def score(run: str, store: Path, as_json: bool) -> int:
     """Check the files of RUN (a folder, or the start of an id) and compute its metrics again.
@@ -26,7 +28,9 @@ def score(run: str, store: Path, as_json: bool) -> int:
     record, artifact, tables = read_run(Store(store).locate(run))
     again = tuple(Metric.of(k, v) for k, v in rescore(artifact, tables).metrics.items())
     if as_json:
-        click.echo(json.dumps({"id": record.id, "metrics": [m.model_dump(mode="json") for m in again]}, indent=2))
+        click.echo(
+            json.dumps({"id": record.id, "metrics": [m.model_dump(mode="json") for m in again]}, indent=2)
+        )
     recorded = {(m.name, m.group): m for m in record.metrics}
     wrong = [m for m in again if recorded.get((m.name, m.group)) != m]
     extra = set(recorded) - {(m.name, m.group) for m in again}

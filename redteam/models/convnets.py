@@ -37,9 +37,7 @@ class ResNet18(nn.Module):
 
     def __init__(self, *, channels: int, classes: int) -> None:
         super().__init__()
-        self.stem = nn.Sequential(
-            nn.Conv2d(channels, 64, 3, 1, 1, bias=False), nn.BatchNorm2d(64), nn.ReLU()
-        )
+        self.stem = nn.Sequential(nn.Conv2d(channels, 64, 3, 1, 1, bias=False), nn.BatchNorm2d(64), nn.ReLU())
         layers, width = [], 64
         for stage, outputs in enumerate((64, 128, 256, 512)):
             for index in range(2):
@@ -64,9 +62,7 @@ def vgg19_bn(*, channels: int, classes: int) -> nn.Module:
     features = torchvision.models.vgg19_bn(weights=None).features
     if channels != 3:
         features[0] = nn.Conv2d(channels, 64, 3, padding=1)
-    return nn.Sequential(
-        PadTo(32), features, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, classes)
-    )
+    return nn.Sequential(PadTo(32), features, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, classes))
 
 
 class PadTo(nn.Module):

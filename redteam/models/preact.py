@@ -32,7 +32,8 @@ class PreactBlock(nn.Module):
             x = F.avg_pool2d(x, self.stride, ceil_mode=True)
         if self.extra:
             x = F.pad(x, (0, 0, 0, 0, self.extra // 2, self.extra - self.extra // 2))
-        return h + x
+        out: torch.Tensor = h + x
+        return out
 
 
 class PreactResNet(nn.Module):

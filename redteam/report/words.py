@@ -47,8 +47,10 @@ def count(number: int, noun: str, plural: str | None = None) -> str:
 
 
 def class_name(number: int, classes: Sequence[str] | None) -> str:
-    """`class 9 (truck)`; by number alone where the data set was not given."""
-    return f"class {number} ({classes[number]})" if classes else f"class {number}"
+    """`class 9 (truck)`; the number alone where the data set was not given, or calls its classes so."""
+    if classes is None or classes[number] == str(number):
+        return f"class {number}"
+    return f"class {number} ({classes[number]})"
 
 
 def source_name(artifact: Poison, classes: Sequence[str] | None) -> str:

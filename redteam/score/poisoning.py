@@ -77,7 +77,9 @@ def enforce_budget(table: pd.DataFrame, budget: int) -> None:
         raise BudgetExceededError(f"the artifact changes {len(table)} training rows; its budget is {budget}")
 
 
-def _answers(model: Classifier, test: ImageSet, artifact: Poison, ctx: Context) -> tuple[np.ndarray, np.ndarray]:
+def _answers(
+    model: Classifier, test: ImageSet, artifact: Poison, ctx: Context
+) -> tuple[np.ndarray, np.ndarray]:
     """Predicted classes of the test images, plain and triggered, (N,) each."""
     rows = np.arange(len(test))
     plain = model.logits(test.images).argmax(1)
@@ -127,7 +129,9 @@ def rescore(artifact: Poison, evidence: Mapping[str, pd.DataFrame]) -> Scored:
     """
     missing = {"outcomes", "flips"} - set(evidence)
     if missing:
-        raise ArtifactError(f"expected evidence tables outcomes and flips; {', '.join(sorted(missing))} is missing")
+        raise ArtifactError(
+            f"expected evidence tables outcomes and flips; {', '.join(sorted(missing))} is missing"
+        )
     enforce_budget(evidence["flips"], artifact.budget)
     outcomes, flips = evidence["outcomes"], evidence["flips"]
     metrics = poisoning_metrics(outcomes, artifact.source_class, artifact.target_class)

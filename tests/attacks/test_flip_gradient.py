@@ -104,8 +104,14 @@ def test_float32_stays_close():
     sgd, p = Sgd(0.9, 2e-4, True), logits.softmax(1)
     _, exact = matching_gradient(forward, params, momenta, (stamped, labels), (clean, p), sgd)
     low = [{k: v.float() for k, v in part.items()} for part in (params, momenta)]
-    model = without_running_stats(models.build("preact-resnet8", classes=K, shape=(8, 8, 1), seeds=SeedPath(0)))
+    model = without_running_stats(
+        models.build("preact-resnet8", classes=K, shape=(8, 8, 1), seeds=SeedPath(0))
+    )
     _, single = matching_gradient(
-        lambda q, x: functional_call(model, q, (x,)), *low, (stamped.float(), labels), (clean.float(), p.float()), sgd
+        lambda q, x: functional_call(model, q, (x,)),
+        *low,
+        (stamped.float(), labels),
+        (clean.float(), p.float()),
+        sgd,
     )
     assert (single - exact).abs().max() <= 1e-4 * exact.abs().max()

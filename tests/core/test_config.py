@@ -29,7 +29,8 @@ class Toy:
 
 def test_text_and_toml_values_become_typed():
     toy = build(
-        Toy, {"steps": "7", "rate": 2, "flag": "no", "sizes": "3,4", "budget": "5", "name": "none", "kind": "bb"}
+        Toy,
+        {"steps": "7", "rate": 2, "flag": "no", "sizes": "3,4", "budget": "5", "name": "none", "kind": "bb"},
     )
     assert toy == Toy(steps=7, rate=2.0, flag=False, sizes=(3, 4), budget=5, name=None, kind="bb")
     assert isinstance(toy.rate, float) and isinstance(toy.budget, int)

@@ -64,7 +64,13 @@ def test_victims_must_have_been_asked_the_same():
 
 
 def poison(labels, **changes_):
-    parts = {"targets": labels, "trigger": triggers.make("1xl"), "source_class": 2, "target_class": 0, "budget": 3}
+    parts = {
+        "targets": labels,
+        "trigger": triggers.make("1xl"),
+        "source_class": 2,
+        "target_class": 0,
+        "budget": 3,
+    }
     return Poison(**{**parts, **changes_})
 
 

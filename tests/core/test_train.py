@@ -29,7 +29,9 @@ def train(target, ctx, seeds=(1,), **changes):
     together = changes.pop("together", False)
     hooks = changes.pop("hooks", ())
     paths = [SeedPath(s) for s in seeds]
-    return fit(target.make_model, data, replace(target.config, **changes), paths, ctx, together=together, hooks=hooks)
+    return fit(
+        target.make_model, data, replace(target.config, **changes), paths, ctx, together=together, hooks=hooks
+    )
 
 
 def test_same_seed_same_weights_other_seed_others(target, ctx):

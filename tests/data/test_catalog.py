@@ -40,7 +40,9 @@ def test_importing_and_listing_loads_nothing_heavy() -> None:
 
 def test_names_have_one_line_each() -> None:
     listed = redteam.data.names()
-    assert {*DOWNLOADS, "digits", "fashion-mini", "fashion-mnist-14", "folder:PATH", "hf:PATH_OR_ID"} == set(listed)
+    assert {*DOWNLOADS, "digits", "fashion-mini", "fashion-mnist-14", "folder:PATH", "hf:PATH_OR_ID"} == set(
+        listed
+    )
     assert all(text and "\n" not in text and len(text) < 100 for text in listed.values())
 
 

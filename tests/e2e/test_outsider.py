@@ -58,7 +58,15 @@ def test_it_meets_the_contract(site):
 
 
 def test_attack_behind_its_defence_oblivious_and_adaptive(site, tmp_path):
-    words = ["attack", "outsider-swap", *FAST, "--store", str(tmp_path), "--defense", "outsider-drop:keep=0.8"]
+    words = [
+        "attack",
+        "outsider-swap",
+        *FAST,
+        "--store",
+        str(tmp_path),
+        "--defense",
+        "outsider-drop:keep=0.8",
+    ]
     (oblivious,) = json.loads(redteam(site, *words).stdout)["records"]
     (adaptive,) = json.loads(redteam(site, *words, "--adaptive").stdout)["records"]
     assert (oblivious["cell"]["knowledge"], adaptive["cell"]["knowledge"]) == ("oblivious", "adaptive")
@@ -82,7 +90,10 @@ def test_evaluate_runs_every_attack_with_and_without(site, tmp_path):
 def test_a_failing_attack_gives_a_record_that_says_why(site, tmp_path):
     done = redteam(site, "attack", "outsider-swap", *FAST, "--store", str(tmp_path), "--fail", ok=(1,))
     (record,) = json.loads(done.stdout)["records"]
-    assert (record["status"], record["error"]) == ("error", {"type": "RuntimeError", "message": "told to fail"})
+    assert (record["status"], record["error"]) == (
+        "error",
+        {"type": "RuntimeError", "message": "told to fail"},
+    )
     assert "Traceback" not in done.stderr
 
 
@@ -94,5 +105,7 @@ def test_the_scorer_enforces_the_budget(site, tmp_path):
 
 
 def test_a_defence_of_another_kind_is_refused(site):
-    done = redteam(site, "attack", "outsider-swap", "--dataset", "digits", "--defense", "outsider-dorp", ok=(2,))
+    done = redteam(
+        site, "attack", "outsider-swap", "--dataset", "digits", "--defense", "outsider-dorp", ok=(2,)
+    )
     assert "Did you mean 'outsider-drop'" in done.stderr

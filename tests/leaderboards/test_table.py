@@ -104,7 +104,7 @@ def test_the_header_says_where_numbers_come_from() -> None:
     board = table.to_markdown([record(), record(seed=1, environment=other)], RULES)
     assert "- Suite: 0.1.0, 0.2.0" in board and "- Seeds: 0, 1" in board
     assert "0123456789ab (clean), no commit recorded (state of the tree unknown)" in board
-    assert "redteam attack flip --dataset digits --budget 30 --seeds 2\n" in board
+    assert "redteam attack flip --dataset digits --model preact-resnet8 --budget 30 --seeds 2\n" in board
 
 
 def test_the_command_names_first_seeds_and_is_left_out_where_it_would_not_give_the_row() -> None:

@@ -48,7 +48,11 @@ SPEC = Spec(
     presets={"default": Preset(config=Config())},
     source="none",
     threat=Threat(
-        kind="poisoning", target="trainable", access=("training data",), budget="none", knowledge=("none",),
+        kind="poisoning",
+        target="trainable",
+        access=("training data",),
+        budget="none",
+        knowledge=("none",),
         goal="a classifier without a backdoor",
     ),
     oracle=("nothing",),
