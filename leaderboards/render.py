@@ -27,7 +27,7 @@ _REPRODUCE = (
 _CSV = (
     "threat", "table", "dataset", "model", "defenses", "knowledge", "attack", "attack_version", "role",
     "origin", "status", "budget", "settings", "rank_first", "rank_last", "metric", "group", "value", "low",
-    "high", "confidence", "n", "seeds", "victims", "method", "citation", "reason", "record_ids",
+    "high", "sd", "confidence", "n", "seeds", "victims", "method", "citation", "reason", "record_ids",
 )  # fmt: skip
 
 
@@ -73,7 +73,8 @@ def _reading(rules: KindRules) -> str:
     lines = [
         "Built from records by `redteam leaderboard build`; do not edit.",
         *rules.notes,
-        "A value is the mean over seeds, with its interval in brackets; the CSV beside this file gives each "
+        "A value is the mean over seeds, with its interval in brackets and the standard deviation over seeds; "
+        "the CSV beside this file gives each "
         "interval's confidence and method, and the ids of the records.",
         f"Attacks of one budget in one table are ranked by {metric}, {rules.ranking.order}. Rows whose "
         f"{metric} intervals overlap share a range of ranks. Controls, published and reported numbers are "
@@ -121,7 +122,7 @@ def _markdown_table(section: Section, rules: KindRules) -> str:
         cells = [words.rank(row.rank), words.escape(row.name), *settings, row.role, budget]
         for metric in columns:
             found = _estimate(row, metric)
-            cells += [words.interval(found.estimate if found else None)] if metric in rules.metrics else []
+            cells += [words.with_spread(found)] if metric in rules.metrics else []
             cells += (
                 [words.published(p for p in row.published if p.metric == metric)] if metric in told else []
             )
@@ -198,7 +199,8 @@ def _csv_row(row: Row, rules: KindRules) -> Iterator[dict[str, object]]:
         places = row.rank if name == rules.ranking.metric and group is None and row.rank else ("", "")
         yield {
             **base, "metric": name, "group": group or "", "value": _decimal(e.value), "low": _decimal(e.low),
-            "high": _decimal(e.high), "confidence": "" if e.low is None else e.confidence, "n": e.n,
+            "high": _decimal(e.high), "sd": _decimal(found.spread),
+            "confidence": "" if e.low is None else e.confidence, "n": e.n,
             "seeds": found.cells, "victims": found.victims,
             "method": e.method, "rank_first": places[0], "rank_last": places[1],
         }  # fmt: skip

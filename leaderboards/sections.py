@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,11 +23,15 @@ _NONE = object()
 
 @dataclass(frozen=True)
 class Aggregate:
-    """One metric over the cells of a row. victims: models trained, summed over the cells."""
+    """One metric over the cells of a row. victims: models trained, summed over the cells.
+
+    spread: sample standard deviation of the cells' values, None for a single cell.
+    """
 
     estimate: Estimate
     cells: int
     victims: int
+    spread: float | None = None
 
 
 @dataclass(frozen=True)
@@ -112,7 +117,8 @@ def aggregate(metrics: Sequence[Metric]) -> Aggregate:
         )
     level = levels.pop() if levels else CONFIDENCE
     estimates = [Estimate(m.value, m.low, m.high, m.n, m.seeds, m.method, level) for m in metrics]
-    return Aggregate(across_cells(estimates, level), len(metrics), sum(m.seeds for m in metrics))
+    spread = statistics.stdev(m.value for m in metrics) if len(metrics) > 1 else None
+    return Aggregate(across_cells(estimates, level), len(metrics), sum(m.seeds for m in metrics), spread)
 
 
 def sections(records: Iterable[Record], rules: KindRules) -> list[Section]:

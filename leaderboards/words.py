@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
 
-from leaderboards.sections import Row, Section
+from leaderboards.sections import Aggregate, Row, Section
 from redteam.hashing import canonical_json, digest_json
 from redteam.record import PublishedNumber
 from redteam.stats import Estimate
@@ -29,6 +29,13 @@ def interval(e: Estimate | None) -> str:
     if e.low is None or e.high is None:
         return fraction(e.value, 3)
     return f"{fraction(e.value, 3)} [{fraction(e.low, 2)}, {fraction(e.high, 2)}]"
+
+
+def with_spread(found: Aggregate | None) -> str:
+    """An interval, and the standard deviation over cells where there are several: `0.4 [0.3, 0.5], sd 0.05`."""
+    if found is None or found.spread is None:
+        return interval(found.estimate if found else None)
+    return f"{interval(found.estimate)}, sd {fraction(found.spread, 2)}"
 
 
 def rank(place: tuple[int, int] | None) -> str:

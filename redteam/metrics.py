@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from redteam.stats import Estimate, paired_difference, rate
+from redteam.stats import Estimate, paired_difference, rate, spread
 
 OUTCOME_COLUMNS = ("victim", "index", "label", "clean", "triggered", "base_clean", "base_triggered")
 
@@ -28,6 +28,8 @@ def _tables(outcomes: pd.DataFrame) -> dict[str, np.ndarray]:
 def poisoning_metrics(outcomes: pd.DataFrame, source_class: int, target_class: int) -> dict[str, Estimate]:
     """cta, pta, asr, ra, trigger_lift, and the clean reference's base_cta, base_pta and cta_drop.
 
+    With several victims also the standard deviations cta_sd, pta_sd and trigger_lift_sd over them.
+
     source_class: -1 means every class but the target. The target class's own images never count
     towards pta, asr or ra.
     """
@@ -39,7 +41,7 @@ def poisoning_metrics(outcomes: pd.DataFrame, source_class: int, target_class: i
         raise ValueError(f"expected test images of source class {source_class}, found none")
     correct, base_correct = t["clean"] == label, t["base_clean"] == label
     hit, plain = t["triggered"] == target_class, t["clean"] == target_class
-    return {
+    metrics = {
         "cta": rate(correct),
         "pta": rate(hit[:, sources]),
         "trigger_lift": paired_difference(hit[:, sources], plain[:, sources]),
@@ -49,3 +51,11 @@ def poisoning_metrics(outcomes: pd.DataFrame, source_class: int, target_class: i
         "base_pta": rate((t["base_triggered"] == target_class)[:, sources]),
         "cta_drop": paired_difference(base_correct, correct),
     }
+    if len(label) > 1:
+        lift = hit[:, sources].astype(int) - plain[:, sources].astype(int)
+        metrics |= {
+            "cta_sd": spread(correct),
+            "pta_sd": spread(hit[:, sources]),
+            "trigger_lift_sd": spread(lift),
+        }
+    return metrics

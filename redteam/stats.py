@@ -116,6 +116,12 @@ def paired_difference(first: np.ndarray, second: np.ndarray, confidence: float =
     return Estimate(d, low, high, n, k, "two-way-t-paired", confidence)
 
 
+def spread(outcomes: np.ndarray) -> Estimate:
+    """Sample standard deviation, over the seeds, of the means of a (seeds, examples) table."""
+    means = np.asarray(outcomes, dtype=np.float64).mean(1)
+    return Estimate(float(means.std(ddof=1)), None, None, len(means), len(means), "sample sd over victims")
+
+
 def across_cells(estimates: Sequence[Estimate], confidence: float = CONFIDENCE) -> Estimate:
     """The mean of one metric over cells that differ in their seed alone.
 

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from redteam.context import Context
 from redteam.device import Device, set_threads
 from redteam.seeding import SeedPath
 from redteam.trainable import ClassifierConfig, ImageTrainable
 from redteam.types import DatasetFacts, ImageDataset, ImageSet
+
+
+# A busy machine is no defect: examples are bounded in number, not in time.
+settings.register_profile("suite", deadline=None, max_examples=50)
+settings.load_profile("suite")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -141,12 +141,3 @@ def final_labels(logits: np.ndarray, labels: np.ndarray, budget: int) -> np.ndar
             f"pass --budget {count}, or a file of raw logits, from which any budget can be selected"
         )
     return given
-
-
-def write_released(labels: np.ndarray, given: np.ndarray, logits: np.ndarray) -> np.ndarray:
-    """The released layout: one-hot rows, and flipped rows as logits - 50000 onehot(true). (n, K) float32."""
-    out = np.eye(logits.shape[1], dtype=np.float32)[labels]
-    flipped = np.flatnonzero(given != labels)
-    out[flipped] = logits[flipped]
-    out[flipped, labels[flipped]] -= 5 * _RELEASED_GAP
-    return out

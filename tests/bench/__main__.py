@@ -62,7 +62,8 @@ def main() -> None:
         row(f"precision, {model}", "float32", "bfloat16",
             side_by_side(fast, cases.epoch_of(model, n, precision="bfloat16"), turns=5))  # fmt: skip
     for model, shape, count, batch in (
-        ("preact-resnet8-s2", (14, 14, 1), 4, 256), ("preact-resnet8-s2", (14, 14, 1), 4, 32), ("cnn", (8, 8, 1), 4, 64),
+        ("preact-resnet8-s2", (14, 14, 1), 4, 256), ("preact-resnet8-s2", (14, 14, 1), 4, 32),
+        ("cnn", (8, 8, 1), 4, 64),
     ):  # fmt: skip
         r = side_by_side(*cases.replicas(model, shape, count, batch), turns=5)
         row(f"{count} replicas, {model}, {shape}, batch {batch}", "in a row", "stacked, vmap", r)

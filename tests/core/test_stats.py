@@ -8,7 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats as sps
 
-from redteam.stats import Estimate, _wilson_at, across_cells, newcombe_paired, paired_difference, rate, wilson
+from redteam.stats import (
+    Estimate,
+    _wilson_at,
+    across_cells,
+    newcombe_paired,
+    paired_difference,
+    rate,
+    spread,
+    wilson,
+)
 
 
 def test_wilson_closed_form_at_zero():
@@ -96,6 +105,11 @@ def test_paired_difference_of_a_table_with_itself_is_zero():
 def test_rates_lie_in_their_intervals(seeds, n, seed):
     e = rate(np.random.default_rng(seed).random((seeds, n)) < 0.5)
     assert 0 <= e.low <= e.value <= e.high <= 1
+
+
+def test_spread_is_the_sample_deviation_of_the_seed_means():
+    x = np.array([[1, 1, 0, 0], [1, 1, 1, 1], [0, 0, 0, 0]])
+    assert spread(x).value == pytest.approx(0.5) and spread(x).n == 3
 
 
 def test_across_cells_closed_form():
