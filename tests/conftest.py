@@ -12,7 +12,6 @@ from redteam.seeding import SeedPath
 from redteam.trainable import ClassifierConfig, ImageTrainable
 from redteam.types import DatasetFacts, ImageDataset, ImageSet
 
-
 # A busy machine is no defect: examples are bounded in number, not in time.
 settings.register_profile("suite", deadline=None, max_examples=50)
 settings.load_profile("suite")
