@@ -1,0 +1,76 @@
+"""Attacks point the way they claim to, by a margin that chance does not give."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.stats import mannwhitneyu
+
+from attacks import flip
+from attacks.flip.craft import optimise_labels
+from redteam.device import Device
+from redteam.plan import DataSource, Request, plan
+from redteam.progress import NoProgress
+from redteam.run import Settings, run_jobs
+from redteam.stats import Estimate, across_cells
+from redteam.trainable import ImageTrainable, configure
+
+
+def run(request: Request, store):
+    """Records by attack name."""
+    source, device = DataSource(), Device("cpu")
+    out = {}
+    for job, record, _ in run_jobs(
+        plan(request, source, device), Settings(store, device, source), NoProgress()
+    ):
+        assert record.status == "ok", record.error
+        out.setdefault(job.cell.attack.name, []).append(record)
+    return out
+
+
+def pooled(records, name) -> Estimate:
+    """The mean over seeds."""
+    found = [r.metric(name) for r in records]
+    return across_cells([Estimate(m.value, m.low, m.high, m.n, m.seeds, m.method) for m in found])
+
+
+def test_badnets_opens_a_backdoor_and_no_attack_does_not(tmp_path):
+    """The upper bound works: lift above zero and above the control's, with separated intervals."""
+    goal = {"source": "all", "trigger": "4xl", "budget": 0.1}
+    victim = {"model": "cnn", "epochs": 6}
+    shared = {"dataset": "digits", "values": goal, "victim": victim, "controls": "none"}
+    (attack,) = run(Request(attack="badnets", **shared), tmp_path)["badnets"]
+    (control,) = run(Request(attack="no-attack", **shared), tmp_path)["no-attack"]
+    assert attack.metric("trigger_lift").low > max(0.2, control.metric("trigger_lift").high)
+    assert attack.metric("pta").low > attack.metric("base_pta").high
+    assert attack.metric("cta_drop").value < 0.1
+
+
+def test_flip_moves_source_rows_towards_the_target(ctx):
+    """On digits, labels that move towards the target class are the source class's, not everyone's."""
+    digits = DataSource().load("digits")
+    victim = configure(digits, {"batch_size": 64})
+    target = ImageTrainable(digits.train, digits.facts, victim, Device("cpu"))
+    values = {"experts": 1, "expert_epochs": 3, "passes": 4, "batch_size": 64, "checkpoint_every": 5}
+    config = flip.resolve(flip.Config(**values, trigger_strength=40.0), target)
+    logits, _ = optimise_labels(target, config, ctx)
+    labels = target.train.labels
+    moved = logits[:, config.target_class]
+    sources, others = labels == config.source, ~np.isin(labels, [config.source, config.target_class])
+    assert mannwhitneyu(moved[sources], moved[others], alternative="greater").pvalue < 1e-3
+    assert np.median(moved[sources]) > 0
+
+
+@pytest.mark.slow
+def test_flip_beats_random_flips_on_the_embedded_default(tmp_path):
+    """Three seeds: FLIP's lift and pta lie above those of random flips, intervals apart."""
+    found = run(Request(attack="flip", seeds=range(3)), tmp_path)
+    attack, control = found["flip"], found["random-flips"]
+    for name in ("trigger_lift", "pta"):
+        gaps = [a.metric(name).low - c.metric(name).high for a, c in zip(attack, control, strict=True)]
+        assert min(gaps) > 0, (name, gaps)
+    cost = [
+        a.metric("cta_drop").value - c.metric("cta_drop").value for a, c in zip(attack, control, strict=True)
+    ]
+    assert np.mean(cost) < 0.01
+    assert pooled(attack, "trigger_lift").value > 0.1
