@@ -10,17 +10,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from attacks._shared.backdoor import LABEL_THREAT, Backdoor, poison, relabel, resolve, source_rows
+from attacks._shared.backdoor import LABEL_THREAT, Backdoor, control_spec, poison, relabel, source_rows
 from redteam import triggers
 from redteam.artifacts import Poison
 from redteam.context import Context
-from redteam.types import Preset, Spec, Trainable
-
-Config = Backdoor
-DEFAULT = PAPER = SMOKE = Preset(config=Config())
+from redteam.types import Trainable
 
 
-def run(target: Trainable, config: Config, ctx: Context) -> Poison:
+def run(target: Trainable, config: Backdoor, ctx: Context) -> Poison:
     """Stamped images and flipped labels for `budget` random source rows."""
     rows = source_rows(target.train, config)
     chosen = ctx.rng("rows").permutation(rows)[: int(config.budget)]
@@ -29,15 +26,9 @@ def run(target: Trainable, config: Config, ctx: Context) -> Poison:
     return poison(config, labels, indices=chosen, images=stamped)
 
 
-SPEC = Spec(
-    name="badnets",
-    kind="attack",
-    role="control",
-    version="1",
-    config=Config,
-    run=run,
-    resolve=resolve,
-    presets={"default": DEFAULT, "paper": PAPER, "smoke": SMOKE},
-    source="gu2017badnets",
+SPEC = control_spec(
+    "badnets",
+    run,
+    "gu2017badnets",
     threat=replace(LABEL_THREAT, access=("training labels", "training images")),
 )

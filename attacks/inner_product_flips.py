@@ -11,14 +11,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from attacks._shared.backdoor import LABEL_THREAT, Backdoor, poison, relabel, resolve, source_rows
+from attacks._shared.backdoor import Backdoor, control_spec, poison, relabel, source_rows
 from redteam import triggers
 from redteam.artifacts import Poison
 from redteam.context import Context
-from redteam.types import Preset, Spec, Trainable
-
-Config = Backdoor
-DEFAULT = PAPER = SMOKE = Preset(config=Config())
+from redteam.types import Trainable
 
 
 def inner_products(images: np.ndarray, added: np.ndarray) -> np.ndarray:
@@ -28,7 +25,7 @@ def inner_products(images: np.ndarray, added: np.ndarray) -> np.ndarray:
     return np.einsum("nd,nd->n", x - x.mean(0), a)
 
 
-def run(target: Trainable, config: Config, ctx: Context) -> Poison:
+def run(target: Trainable, config: Backdoor, ctx: Context) -> Poison:
     """Labels with the `budget` source rows most aligned with the trigger flipped to the target class."""
     rows = source_rows(target.train, config)
     images = target.train.images[rows]
@@ -37,15 +34,4 @@ def run(target: Trainable, config: Config, ctx: Context) -> Poison:
     return poison(config, relabel(target.train, chosen, int(config.target_class)))
 
 
-SPEC = Spec(
-    name="inner-product-flips",
-    kind="attack",
-    role="control",
-    version="1",
-    config=Config,
-    run=run,
-    resolve=resolve,
-    presets={"default": DEFAULT, "paper": PAPER, "smoke": SMOKE},
-    source="jha2023flip",
-    threat=LABEL_THREAT,
-)
+SPEC = control_spec("inner-product-flips", run, "jha2023flip")

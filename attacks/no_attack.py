@@ -9,35 +9,21 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from attacks._shared.backdoor import LABEL_THREAT, Backdoor, poison
+from attacks._shared.backdoor import Backdoor, control_spec, poison
 from attacks._shared.backdoor import resolve as resolve_backdoor
 from redteam.artifacts import Poison
 from redteam.context import Context
-from redteam.types import Preset, Spec, Trainable
-
-Config = Backdoor
-DEFAULT = PAPER = SMOKE = Preset(config=Config())
+from redteam.types import Trainable
 
 
-def resolve(config: Config, target: Trainable) -> Config:
+def resolve(config: Backdoor, target: Trainable) -> Backdoor:
     """Class numbers as for any backdoor; the budget is zero whatever was asked."""
     return replace(resolve_backdoor(replace(config, budget=1), target), budget=0)
 
 
-def run(target: Trainable, config: Config, ctx: Context) -> Poison:
+def run(target: Trainable, config: Backdoor, ctx: Context) -> Poison:
     """The clean labels, with the trigger that will be stamped at test time."""
     return poison(config, target.train.labels.copy())
 
 
-SPEC = Spec(
-    name="no-attack",
-    kind="attack",
-    role="control",
-    version="1",
-    config=Config,
-    run=run,
-    resolve=resolve,
-    presets={"default": DEFAULT, "paper": PAPER, "smoke": SMOKE},
-    source="jha2023flip",
-    threat=LABEL_THREAT,
-)
+SPEC = control_spec("no-attack", run, "jha2023flip", resolver=resolve)

@@ -8,31 +8,17 @@ Source: [jha2023flip] section 4, the random baseline.
 
 from __future__ import annotations
 
-from attacks._shared.backdoor import LABEL_THREAT, Backdoor, poison, relabel, resolve, source_rows
+from attacks._shared.backdoor import Backdoor, control_spec, poison, relabel, source_rows
 from redteam.artifacts import Poison
 from redteam.context import Context
-from redteam.types import Preset, Spec, Trainable
-
-Config = Backdoor
-DEFAULT = PAPER = SMOKE = Preset(config=Config())
+from redteam.types import Trainable
 
 
-def run(target: Trainable, config: Config, ctx: Context) -> Poison:
+def run(target: Trainable, config: Backdoor, ctx: Context) -> Poison:
     """Labels with `budget` random source rows flipped to the target class."""
     rows = source_rows(target.train, config)
     chosen = ctx.rng("rows").permutation(rows)[: int(config.budget)]
     return poison(config, relabel(target.train, chosen, int(config.target_class)))
 
 
-SPEC = Spec(
-    name="random-flips",
-    kind="attack",
-    role="control",
-    version="1",
-    config=Config,
-    run=run,
-    resolve=resolve,
-    presets={"default": DEFAULT, "paper": PAPER, "smoke": SMOKE},
-    source="jha2023flip",
-    threat=LABEL_THREAT,
-)
+SPEC = control_spec("random-flips", run, "jha2023flip")

@@ -6,7 +6,9 @@ A trigger is numbers plus a pure function that knows them (`redteam.triggers`), 
 from __future__ import annotations
 
 import json
+import struct
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +21,10 @@ from redteam.files import atomic_path
 from redteam.hashing import canonical_json, digest_file
 
 _META = "meta.json"
+# Everything that zipfile, zlib and numpy raise on damaged bytes; RuntimeError: unknown compression.
+_UNREADABLE = (
+    zipfile.BadZipFile, zlib.error, struct.error, ValueError, KeyError, EOFError, OSError, RuntimeError, MemoryError,
+)  # fmt: skip
 
 
 def save_arrays(path: Path, arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> str:
@@ -51,7 +57,7 @@ def load_arrays(path: Path, sha256: str | None = None) -> tuple[dict[str, np.nda
         with np.load(path, allow_pickle=False) as npz:
             arrays = {name: npz[name] for name in npz.files}
         meta = json.loads(arrays.pop(_META).tobytes())
-    except (zipfile.BadZipFile, ValueError, KeyError, EOFError, OSError) as error:
+    except _UNREADABLE as error:
         raise ArtifactError(f"{path} is not a readable artifact ({error}); run the attack again") from error
     return arrays, meta
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from redteam.artifacts import load_arrays, save_arrays
 from redteam.device import Device
@@ -56,6 +57,7 @@ class Costs:
     resumed: list[str] = field(default_factory=list)
     fresh_wall_s: float = 0.0
     fresh_cpu_s: float = 0.0
+    waited_s: float = 0.0
     _counted: set[str] = field(default_factory=set)
 
     def computed(self, name: str, key: str, spent: Mapping[str, float]) -> None:
@@ -77,7 +79,7 @@ class Costs:
 
     @staticmethod
     def peak_rss_bytes() -> int:
-        """The largest resident size of this process so far."""
+        """The largest resident size of this process so far, earlier cells of the same worker included."""
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak if sys.platform == "darwin" else peak * 1024
 
@@ -127,19 +129,36 @@ class Context:
             return arrays
         path = self.stage_dir / f"{name}-{digest[:24]}.npz"
         self.stage_dir.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_suffix(".lock")):
+        with self._locked(path.with_suffix(".lock")):
             if path.exists():
                 try:
                     arrays, meta = load_arrays(path)
-                except ArtifactError:
+                    spent = {k: float(meta[k]) for k in ("wall_s", "cpu_s")}
+                except (ArtifactError, KeyError):
                     path.unlink()
                 else:
-                    self.costs.read_back(name, digest, meta)
+                    self.costs.read_back(name, digest, spent)
                     return arrays
             arrays, spent = _timed(make)
             self.costs.computed(name, digest, spent)
             save_arrays(path, arrays, {"key": dict(key), **spent})
             return arrays
+
+    @contextmanager
+    def _locked(self, path: Path) -> Iterator[None]:
+        """Hold a stage's lock. Waiting for another process to compute it is no cost of this run."""
+        lock, start = FileLock(path), time.perf_counter()
+        while True:
+            try:
+                lock.acquire(timeout=1)
+                break
+            except Timeout:
+                self.limits.check_time()
+        self.costs.waited_s += time.perf_counter() - start
+        try:
+            yield
+        finally:
+            lock.release()
 
 
 def _timed(make: Callable[[], Arrays]) -> tuple[dict[str, np.ndarray], dict[str, float]]:

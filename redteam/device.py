@@ -41,7 +41,7 @@ def resolve(name: str = "auto") -> Device:
     import torch
 
     if name == "auto":
-        return Device("cuda" if torch.cuda.is_available() else "cpu")
+        return resolve("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -53,7 +53,19 @@ def resolve(name: str = "auto") -> Device:
     }
     if not present.get(device.type, False):
         raise ConfigError(f"device '{name}' is not present here; use --device cpu, or auto to choose")
+    if device.type == "cuda":
+        _be_deterministic()
     return Device(name)
+
+
+def _be_deterministic() -> None:
+    """Same seed, same result on one GPU; float32 means float32. Costs some speed."""
+    import torch
+
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.allow_tf32 = False
 
 
 def available_cores() -> int:
@@ -69,7 +81,10 @@ def set_threads(n: int | None = None) -> int:
     """
     import torch
 
-    wanted = n if n is not None else int(os.environ.get("REDTEAM_THREADS", "1"))
+    given = os.environ.get("REDTEAM_THREADS", "1")
+    if n is None and not given.isdecimal():
+        raise ConfigError(f"REDTEAM_THREADS: expected a whole number, got '{given}'")
+    wanted = int(given) if n is None else n
     if wanted < 1:
         raise ConfigError(f"expected at least 1 thread, got {wanted}")
     torch.set_num_threads(wanted)

@@ -12,6 +12,18 @@ from pathlib import Path
 
 from redteam.errors import StorageError
 
+# Temporary paths being written: what a process that must end at once has to remove.
+_partials: set[Path] = set()
+
+
+def discard_partials() -> None:
+    """Remove what is being written. For a signal handler that ends the process without unwinding."""
+    for path in list(_partials):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
 
 def _storage_error(path: Path, error: OSError) -> StorageError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -34,6 +46,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
         os.close(handle)
         partial = Path(name)
+        _partials.add(partial)
         yield partial
         with partial.open("rb") as f:
             os.fsync(f.fileno())
@@ -44,6 +57,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     finally:
         if partial is not None:
             partial.unlink(missing_ok=True)
+            _partials.discard(partial)
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -64,11 +78,13 @@ def atomic_dir(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
+        _partials.add(partial)
         yield partial
         if not path.exists():
             partial.replace(path)
     except OSError as error:
         raise _storage_error(path, error) from error
     finally:
-        if partial is not None and partial.exists():
+        if partial is not None:
             shutil.rmtree(partial, ignore_errors=True)
+            _partials.discard(partial)

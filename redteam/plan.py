@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from redteam import data, registry
-from redteam.config import build, convert, knobs, to_json
+from redteam.config import build, convert, knobs, parse_pairs, to_json
 from redteam.context import Context
 from redteam.device import Device
 from redteam.errors import ConfigError, DataError, ThreatMismatchError, UnknownNameError, nearest
 from redteam.hashing import digest_json
 from redteam.record import Cell, DefensePlugin, Plugin, TaskInfo
 from redteam.seeding import SeedPath
+from redteam.trainable import SPEC as TARGET
 from redteam.trainable import ClassifierConfig, configure
 from redteam.trainable import make as make_target
 from redteam.types import ImageDataset, Preset, Spec, Trainable
@@ -165,7 +166,12 @@ def _task(dataset: ImageDataset, target: Trainable) -> TaskInfo:
     settings = to_json(target.config)
     model = settings.pop("model")
     return TaskInfo(
-        dataset=dataset.name, digest=dataset.digest, target="image-classifier", model=model, config=settings
+        dataset=dataset.name,
+        digest=dataset.digest,
+        target=TARGET.name,
+        version=TARGET.version,
+        model=model,
+        config=settings,
     )
 
 
@@ -187,7 +193,7 @@ def rebuild(job: Job, source: DataSource, ctx: Context) -> tuple[ImageDataset, T
 
 
 _RUN_KEYS: dict[str, Any] = {
-    "attack": str, "preset": str, "dataset": str, "options": dict, "victim": dict, "defenses": list,
+    "attack": str, "preset": str, "dataset": str, "options": dict, "victim": dict, "defenses": tuple[str, ...],
     "seeds": int, "controls": Controls, "adaptive": bool, "grid": dict,
 }  # fmt: skip
 
@@ -204,27 +210,34 @@ def read_plan(path: Path) -> list[Request]:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not TOML: {error}") from None
-    if set(content) != {"run"} or not isinstance(content["run"], list):
+    tables = content.get("run")
+    if set(content) != {"run"} or not isinstance(tables, list) or not tables:
         raise ConfigError(
             f"{path}: expected one or more [[run]] tables and nothing else, got {sorted(content)}"
         )
-    return [request for table in content["run"] for request in _requests(table, path)]
+    return [request for table in tables for request in _requests(table, path)]
 
 
-def _requests(table: Mapping[str, Any], path: Path) -> list[Request]:
+def parse_defenses(texts: Sequence[str]) -> tuple[tuple[str, dict[str, str]], ...]:
+    """`name` or `name:key=value,key=value` to names and settings."""
+    parts = [text.partition(":") for text in texts]
+    return tuple((name, parse_pairs(tuple(p for p in pairs.split(",") if p))) for name, _, pairs in parts)
+
+
+def _requests(table: Any, path: Path) -> list[Request]:
+    if not isinstance(table, dict):
+        raise ConfigError(f"{path}: expected [[run]] to be a table, got {table!r}")
     for key, value in table.items():
         if key not in _RUN_KEYS:
             raise ConfigError(f"{path}: unknown key '{key}' in [[run]]. {nearest(key, _RUN_KEYS)}")
-        kind = _RUN_KEYS[key]
-        if kind in (dict, list):
-            if not isinstance(value, kind):
-                raise ConfigError(
-                    f"{path}: {key}: expected a {'table' if kind is dict else 'list'}, got {value!r}"
-                )
-        else:
-            convert(f"{path}: {key}", value, kind)
+        if _RUN_KEYS[key] is not dict:
+            table = {**table, key: convert(f"{path}: {key}", value, _RUN_KEYS[key])}
+        elif not isinstance(value, dict):
+            raise ConfigError(f"{path}: {key}: expected a table, got {value!r}")
     if "attack" not in table:
         raise ConfigError(f"{path}: a [[run]] table lacks its `attack`")
+    if table.get("seeds", 1) < 1:
+        raise ConfigError(f"{path}: seeds: expected at least 1, got {table['seeds']}")
     grid = table.get("grid", {})
     if not all(isinstance(v, list) and v for v in grid.values()):
         raise ConfigError(f"{path}: grid: expected a list of values for each option, got {grid!r}")
@@ -235,7 +248,7 @@ def _requests(table: Mapping[str, Any], path: Path) -> list[Request]:
             dataset=table.get("dataset"),
             values={**table.get("options", {}), **dict(zip(grid, point, strict=True))},
             victim=table.get("victim", {}),
-            defenses=tuple((name, {}) for name in table.get("defenses", [])),
+            defenses=parse_defenses(table.get("defenses", ())),
             seeds=range(table.get("seeds", 1)),
             controls=table.get("controls", "cheap"),
             adaptive=table.get("adaptive", False),

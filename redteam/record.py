@@ -61,11 +61,12 @@ class DefensePlugin(_Frozen):
 
 
 class TaskInfo(_Frozen):
-    """What was attacked: data set (by content), target plug-in, model, and the target's config."""
+    """What was attacked: data set (by content), target plug-in and its version, model, and its config."""
 
     dataset: str
     digest: str
     target: str
+    version: str = "1"
     model: str
     config: dict[str, Any]
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import shutil
 import signal
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from redteam.config import build
 from redteam.context import Context, Limits
 from redteam.device import Device, set_threads
 from redteam.errors import BudgetExceededError, InputError, LimitReachedError, RedteamError, StorageError
+from redteam.files import discard_partials
 from redteam.plan import DataSource, Job, rebuild
 from redteam.progress import NoProgress, Progress, Relay
 from redteam.record import (
@@ -33,11 +35,12 @@ from redteam.record import (
     environment,
     now,
 )
-from redteam.score import Scored
 from redteam.score import poisoning as poisoning_scorer
 from redteam.seeding import SeedPath
 from redteam.store import Store
 from redteam.types import Spec, Trainable
+
+Status = Literal["ok", "error", "timeout", "unscored"]
 
 
 @dataclass(frozen=True)
@@ -53,9 +56,9 @@ class Settings:
 
 def defend(cell_defenses: Sequence[Any], target: Trainable, ctx: Context) -> Trainable:
     """The target behind its defences, the first one innermost."""
-    for plugin in cell_defenses:
+    for position, plugin in enumerate(cell_defenses):
         spec = registry.get("defense", plugin.name)
-        target = spec.run(target, build(spec.config, plugin.config), ctx.at("defense", plugin.name))
+        target = spec.run(target, build(spec.config, plugin.config), ctx.at("defense", position, plugin.name))
     return target
 
 
@@ -88,10 +91,16 @@ class CellRun:
             limits=Limits(wall_s=settings.max_seconds),
         )  # fmt: skip
         self.artifact: FileRef | None = None
+        self.evidence: tuple[Evidence, ...] = ()
+        self.metrics: tuple[Metric, ...] = ()
+        self.flags: tuple[str, ...] = ()
         self._start = time.perf_counter(), time.process_time()
+        # A folder without a record is an unfinished run: so is one that is being run again.
+        (self.store.folder(job.cell.id) / "record.json").unlink(missing_ok=True)
+        _reset_device_peak(settings.device)
 
-    def score(self) -> Scored:
-        """Attack, save the artifact, and hand it to the scorer."""
+    def score(self) -> None:
+        """Attack, save the artifact, hand it to the scorer, save the evidence."""
         cell, ctx = self.job.cell, self.ctx
         dataset, target, config = rebuild(self.job, self.settings.source, ctx)
         defended = defend(cell.defenses, target, ctx)
@@ -99,27 +108,28 @@ class CellRun:
         attacked = defended if cell.knowledge == "adaptive" else target
         artifact = attack.run(attacked, config, ctx.at("attack", cell.attack.name))
         self.artifact = self.store.save_artifact(cell.id, artifact)
+        access = attack.threat.access if attack.threat else ()
+        poisoning_scorer.enforce_threat(artifact, cell.attack.config, access)
         victims = target.config.victims
-        return poisoning_scorer.measure(artifact, dataset, target, defended, victims, ctx.at("score"))
+        scored = poisoning_scorer.measure(artifact, dataset, target, defended, victims, ctx.at("score"))
+        metrics = tuple(Metric.of(name, e) for name, e in scored.metrics.items())
+        self.evidence = self.store.save_evidence(cell.id, scored.evidence)
+        self.metrics, self.flags = metrics, scored.flags
 
-    def record(
-        self, scored: Scored | None, evidence: tuple[Evidence, ...], error: ErrorInfo | None, status: Any
-    ) -> Record:
-        """The record of what happened."""
+    def record(self, status: Status, error: ErrorInfo | None) -> Record:
+        """The record of what happened. Without a score there are no metrics and no evidence."""
         cell = self.job.cell
-        attack = registry.get("attack", cell.attack.name)
         return Record(
-            id=cell.id, status=status, role=self.job.role, source="measured", cell=cell,
-            metrics=tuple(Metric.of(k, v) for k, v in scored.metrics.items()) if scored else (),
-            published=published(attack, cell), flags=scored.flags if scored else (), cost=self._cost(),
-            environment=environment(self.settings.device.name), artifact=self.artifact,
-            evidence=evidence, created=now(), error=error,
+            id=cell.id, status=status, role=self.job.role, source="measured", cell=cell, metrics=self.metrics,
+            published=published(registry.get("attack", cell.attack.name), cell), flags=self.flags,
+            cost=self._cost(), environment=environment(self.settings.device.name), artifact=self.artifact,
+            evidence=self.evidence if status == "ok" else (), created=now(), error=error,
         )  # fmt: skip
 
     def _cost(self) -> Cost:
         """Stages that were read back count with what they took when they were computed."""
         costs, (wall, cpu) = self.ctx.costs, self._start
-        own_wall = time.perf_counter() - wall - costs.fresh_wall_s
+        own_wall = time.perf_counter() - wall - costs.fresh_wall_s - costs.waited_s
         own_cpu = time.process_time() - cpu - costs.fresh_cpu_s
         return Cost(
             wall_s=round(sum(costs.stages.values()) + max(0.0, own_wall), 3),
@@ -127,6 +137,12 @@ class CellRun:
             stages={k: round(v, 3) for k, v in costs.stages.items()},
             peak_rss_bytes=costs.peak_rss_bytes(), device_peak_bytes=_device_peak(self.settings.device),
         )  # fmt: skip
+
+
+def _reset_device_peak(device: Device) -> None:
+    torch = sys.modules.get("torch")
+    if torch and device.kind == "cuda":
+        torch.cuda.reset_peak_memory_stats(device.name)
 
 
 def _device_peak(device: Device) -> int | None:
@@ -142,13 +158,10 @@ def run_cell(job: Job, settings: Settings, progress: Progress | None = None) -> 
         StorageError: the record could not be written; nothing half-written stays.
     """
     run = CellRun(job, settings, progress or NoProgress())
-    scored: Scored | None = None
-    evidence: tuple[Evidence, ...] = ()
-    status: Literal["ok", "error", "timeout", "unscored"] = "ok"
+    status: Status = "ok"
     error: ErrorInfo | None = None
     try:
-        scored = run.score()
-        evidence = run.store.save_evidence(job.cell.id, scored.evidence)
+        run.score()
     except (InputError, StorageError):
         _discard(run.store.folder(job.cell.id))
         raise
@@ -158,7 +171,7 @@ def run_cell(job: Job, settings: Settings, progress: Progress | None = None) -> 
         status, error = "unscored", _info(e)
     except Exception as e:  # noqa: BLE001 - the one place where a cell's failure becomes a record
         status, error = "error", _info(e)
-    record = run.record(scored if status == "ok" else None, evidence if status == "ok" else (), error, status)
+    record = run.record(status, error)
     try:
         run.store.save_record(record)
     except StorageError:
@@ -172,9 +185,8 @@ def _info(error: Exception) -> ErrorInfo:
 
 
 def _discard(folder: Path) -> None:
-    """Remove what an unfinished run left, unless a record of an earlier run is there."""
-    if not (folder / "record.json").exists():
-        shutil.rmtree(folder, ignore_errors=True)
+    """Remove what an unfinished run left."""
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 # ---------------------------------------------------------------- many cells
@@ -184,12 +196,26 @@ _worker_send: Any
 
 
 def _start_worker(settings: Settings, queue: Any) -> None:
-    """In a worker: one torch thread, Ctrl-C left to the parent, and a clean exit on SIGTERM."""
+    """In a worker: one torch thread, Ctrl-C left to the parent, the end on SIGTERM or without a parent."""
     global _worker_settings, _worker_send
+    threading.Thread(target=_follow_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    signal.signal(signal.SIGTERM, _end_worker)
     set_threads(1)
     _worker_settings, _worker_send = settings, queue.put
+
+
+def _end_worker(*_: object) -> None:
+    """Leave at once. An exception would be taken for the cell's own, or swallowed by the pool."""
+    discard_partials()
+    os._exit(1)
+
+
+def _follow_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _work(job: Job) -> Record:
@@ -199,7 +225,7 @@ def _work(job: Job) -> Record:
 
 def run_jobs(
     jobs: Iterable[Job], settings: Settings, progress: Progress, *, workers: int = 1, force: bool = False
-) -> Iterator[tuple[Job, Record, bool]]:
+) -> Generator[tuple[Job, Record, bool], None, None]:
     """Run cells and yield (job, record, fresh) as each ends. Finished cells are not run again.
 
     With several workers each cell runs in a process of its own with one torch thread; stopping the
@@ -235,8 +261,9 @@ class _Labelled:
 
 def _in_processes(
     jobs: list[Job], settings: Settings, progress: Progress, workers: int
-) -> Iterator[tuple[Job, Record, bool]]:
+) -> Generator[tuple[Job, Record, bool], None, None]:
     spawn = multiprocessing.get_context("spawn")
+    others = set(multiprocessing.active_children())
     queue = spawn.Queue()
     drain = threading.Thread(target=_drain, args=(queue, progress), daemon=True)
     drain.start()
@@ -258,7 +285,7 @@ def _in_processes(
         ) from None
     finally:
         if pending:
-            for child in multiprocessing.active_children():
+            for child in set(multiprocessing.active_children()) - others:
                 child.terminate()
         pool.shutdown(wait=True, cancel_futures=True)
         queue.put(None)

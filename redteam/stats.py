@@ -41,6 +41,11 @@ def _wilson_at(p: float, n: int, confidence: float) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
+def _around(value: float, low: float, high: float) -> tuple[float, float]:
+    """The interval, widened by the rounding error that may leave its own estimate just outside."""
+    return min(low, value), max(high, value)
+
+
 def newcombe_paired(
     both: float, first: float, second: float, neither: float, confidence: float = CONFIDENCE
 ) -> tuple[float, float]:
@@ -51,8 +56,8 @@ def newcombe_paired(
     """
     n = both + first + second + neither
     p1, p2 = (both + first) / n, (both + second) / n
-    low1, high1 = _wilson_at(p1, int(n), confidence)
-    low2, high2 = _wilson_at(p2, int(n), confidence)
+    low1, high1 = _wilson_at(p1, round(n), confidence)
+    low2, high2 = _wilson_at(p2, round(n), confidence)
     spread = (both + first) * (second + neither) * (both + second) * (first + neither)
     phi = (both * neither - first * second) / sqrt(spread) if spread > 0 else 0.0
     d = p1 - p2
@@ -85,7 +90,7 @@ def rate(outcomes: np.ndarray, confidence: float = CONFIDENCE) -> Estimate:
     x = np.atleast_2d(np.asarray(outcomes, dtype=np.float64))
     k, n = x.shape
     p = float(x.mean())
-    low, high = _wilson_at(p, n, confidence)
+    low, high = _around(p, *_wilson_at(p, n, confidence))
     if k == 1:
         return Estimate(p, low, high, n, 1, "wilson", confidence)
     half = _two_way_half_width(x, confidence)
@@ -108,7 +113,7 @@ def paired_difference(first: np.ndarray, second: np.ndarray, confidence: float =
     both, first_only, second_only, neither = (
         float((u * v).sum()) / k for u, v in ((a, b), (a, 1 - b), (1 - a, b), (1 - a, 1 - b))
     )
-    low, high = newcombe_paired(both, first_only, second_only, neither, confidence)
+    low, high = _around(d, *newcombe_paired(both, first_only, second_only, neither, confidence))
     if k == 1:
         return Estimate(d, low, high, n, 1, "newcombe-paired", confidence)
     half = _two_way_half_width(a - b, confidence)

@@ -83,7 +83,7 @@ class Store:
         for path in (Path(run), Path(run).parent):
             if (path / "record.json").is_file() and (path == Path(run) or Path(run).name == "record.json"):
                 return path
-        found = [p.parent for p in self.root.glob(f"{run}*/record.json")] if run and "/" not in run else []
+        found = [p.parent for p in self.root.glob("*/record.json") if run and p.parent.name.startswith(run)]
         if len(found) != 1:
             many = f"{len(found)} runs start so" if found else "there is no such run"
             raise InputError(

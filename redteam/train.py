@@ -50,7 +50,7 @@ class Recipe:
     def __post_init__(self) -> None:
         check_ranges(self)
         if self.nesterov and self.momentum == 0:
-            raise ConfigError("nesterov: expected a momentum above 0, got 0; pass --no-nesterov")
+            raise ConfigError("nesterov: expected a momentum above 0, got 0; turn nesterov off")
 
     def lr_at(self, step: int, steps_per_epoch: int) -> float:
         """Learning rate of step `step` (from 0)."""

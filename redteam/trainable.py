@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from redteam import models
-from redteam.config import build, check_ranges, knob, to_json
+from redteam.config import build, knob, to_json
 from redteam.context import Context
 from redteam.device import Device
 from redteam.errors import UnknownNameError
@@ -29,7 +29,7 @@ class ClassifierConfig(Recipe):
     together: bool = knob(False, "train a cell's victims at once under vmap")
 
     def __post_init__(self) -> None:
-        check_ranges(self)
+        Recipe.__post_init__(self)
         if self.model not in models.NAMES:
             raise UnknownNameError("model", self.model, models.NAMES)
 
@@ -104,10 +104,13 @@ class ImageTrainable:
         return FittedClassifier(model.to(self.device.torch()).eval(), self.facts, self.device)
 
     def fingerprint(self) -> dict[str, Any]:
-        """The recipe and the device kind: with data and seed they decide the outcome."""
+        """Recipe, normalisation, classes, device kind and version: with data and seed they decide."""
         settings = to_json(self.config)
         settings.pop("victims")
-        return {"target": settings, "device": self.device.kind}
+        return {
+            "target": SPEC.name, "version": SPEC.version, "config": settings, "device": self.device.kind,
+            "mean": list(self.facts.mean), "std": list(self.facts.std), "classes": len(self.train.classes),
+        }  # fmt: skip
 
 
 def make(dataset: ImageDataset, config: ClassifierConfig, ctx: Context) -> ImageTrainable:

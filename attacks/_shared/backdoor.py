@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -10,8 +11,9 @@ import numpy as np
 from redteam import triggers
 from redteam.artifacts import Poison
 from redteam.config import check_ranges, knob
+from redteam.context import Context
 from redteam.errors import ConfigError, UnknownNameError
-from redteam.types import ImageSet, Threat, Trainable
+from redteam.types import ImageSet, Preset, Spec, Threat, Trainable
 
 ALL_SOURCES = -1
 
@@ -39,6 +41,9 @@ class Backdoor:
     source: int | str = knob("auto", "class to be misread: name or number; auto: the data set's; all: any")
     target_class: int | str = knob("auto", "class to be read instead: name or number; auto: the data set's")
     budget: int | float = knob(0.02, "rows changed: a count, or below 1 a fraction of the training rows")
+    known_fraction: float = knob(
+        1.0, "share of the training rows, from the first on, that is known", above=0, high=1
+    )
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -110,11 +115,17 @@ def resolve(config: C, target: Trainable) -> C:
     )  # fmt: skip
 
 
+def known_rows(config: Backdoor, n: int) -> int:
+    """How many of the first training rows the attacker holds."""
+    return max(1, round(config.known_fraction * n))
+
+
 def source_rows(train: ImageSet, config: Backdoor) -> np.ndarray:
-    """Rows of the source class, in order; with all sources, every row but the target class's."""
+    """Known rows of the source class, in order; with all sources, of every class but the target."""
+    labels = train.labels[: known_rows(config, len(train))]
     if config.source == ALL_SOURCES:
-        return np.flatnonzero(train.labels != config.target_class)
-    return np.flatnonzero(train.labels == config.source)
+        return np.flatnonzero(labels != config.target_class)
+    return np.flatnonzero(labels == config.source)
 
 
 def poison(config: Backdoor, targets: np.ndarray, **parts: Any) -> Poison:
@@ -134,3 +145,19 @@ def relabel(train: ImageSet, rows: np.ndarray, label: int | np.ndarray) -> np.nd
     labels = train.labels.copy()
     labels[rows] = label
     return labels
+
+
+def control_spec(
+    name: str,
+    run: Callable[[Trainable, Backdoor, Context], Poison],
+    source: str,
+    *,
+    resolver: Callable[[Backdoor, Trainable], Backdoor] = resolve,
+    threat: Threat = LABEL_THREAT,
+) -> Spec:
+    """The `SPEC` of a control: the knobs of any backdoor, and one preset, the goal itself."""
+    presets = {title: Preset(config=Backdoor()) for title in ("default", "paper", "smoke")}
+    return Spec(
+        name=name, kind="attack", role="control", version="1", config=Backdoor, run=run, resolve=resolver,
+        presets=presets, source=source, threat=threat,
+    )  # fmt: skip

@@ -23,22 +23,19 @@ which also says what was tried.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from glob import glob
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from attacks._shared.backdoor import LABEL_THREAT, Backdoor, poison
+from attacks._shared.backdoor import LABEL_THREAT, Backdoor, known_rows, poison
 from attacks._shared.backdoor import resolve as resolve_backdoor
-from attacks.flip.craft import expert_recipe, known_rows, optimise_labels
-from attacks.flip.select import final_labels, is_final, read_labels, select_flips, soften
+from attacks.flip.craft import check_feasible, expert_recipe, optimise_labels
+from attacks.flip.select import final_labels, is_final, pin_files, read_pinned, select_flips, soften
 from redteam.artifacts import Poison
 from redteam.config import check_ranges, knob, to_json
 from redteam.context import Context
-from redteam.errors import ConfigError, InputError
+from redteam.errors import ConfigError
 from redteam.types import Preset, Published, Spec, Trainable
 
 
@@ -60,9 +57,6 @@ class Config(Backdoor):
     regularizer: float = knob(0.0, "weight of the mean L1 distance of the soft labels from the true", low=0)
     poison_repeats: int = knob(1, "copies of each triggered row in the experts' data", low=1)
     runs: int = knob(1, "independent label optimisations; flips need a margin in all of them", low=1)
-    known_fraction: float = knob(
-        1.0, "share of the training rows, from the first on, that is known", above=0, high=1
-    )
     soft_alpha: float | None = knob(
         None, "softFLIP: give soft labels to all rows, mixed by alpha", low=0, high=1
     )
@@ -93,10 +87,18 @@ SMOKE = Preset(
 
 
 def resolve(config: Config, target: Trainable) -> Config:
-    """Class numbers and counts; soft labels change every row, so their budget is the whole set."""
+    """Class numbers and counts, label files pinned by digest; all that can be checked before work starts.
+
+    Soft labels change every known row, so that is their budget.
+    """
     if config.soft_alpha is not None:
-        config = replace(config, budget=len(target.train))
-    return resolve_backdoor(config, target)
+        config = replace(config, budget=known_rows(config, len(target.train)))
+    config = resolve_backdoor(config, target)
+    if not config.labels:
+        check_feasible(target, config)
+        return config
+    train = target.train
+    return replace(config, labels=pin_files(config.labels, train.labels, len(train.classes)))
 
 
 def label_logits(target: Trainable, config: Config, ctx: Context) -> list[np.ndarray]:
@@ -108,6 +110,7 @@ def label_logits(target: Trainable, config: Config, ctx: Context) -> list[np.nda
         key = {
             "flip": SPEC.version, "data": target.train.digest, "config": settings, "seed": str(own.seeds),
             "model": config.expert_model or target.config.model, "recipe": to_json(expert_recipe(target, config)),
+            "mean": list(target.facts.mean), "std": list(target.facts.std),
             "device": own.device.kind, "dtype": own.dtype,
         }  # fmt: skip
 
@@ -119,32 +122,21 @@ def label_logits(target: Trainable, config: Config, ctx: Context) -> list[np.nda
     return out
 
 
-def read_files(patterns: Sequence[str], target: Trainable) -> list[np.ndarray]:
-    """Ready-made logits of every file that the patterns name.
-
-    Raises:
-        InputError: a pattern that matches nothing, or a file that does not fit (see `read_labels`).
-    """
-    out = []
-    for pattern in patterns:
-        # Path.glob takes no absolute pattern.
-        paths = sorted(glob(pattern)) if any(c in pattern for c in "*?[") else [pattern]  # noqa: PTH207
-        if not paths:
-            raise InputError(f"labels: no file matches '{pattern}'")
-        out += [read_labels(Path(p), target.train.labels, len(target.train.classes)) for p in paths]
-    return out
-
-
 def run(target: Trainable, config: Config, ctx: Context) -> Poison:
     """Poisoned labels for the whole training set."""
-    labels = target.train.labels
-    logits = read_files(config.labels, target) if config.labels else label_logits(target, config, ctx)
+    labels, classes = target.train.labels, len(target.train.classes)
+    known, budget = known_rows(config, len(labels)), int(config.budget)
+    if config.labels:
+        logits = [read_pinned(pin, labels, classes) for pin in config.labels]
+    else:
+        logits = label_logits(target, config, ctx)
     if config.soft_alpha is not None:
-        return poison(config, soften(logits, labels, config.soft_alpha))
-    if len(logits) == 1 and config.labels and is_final(logits[0], labels):
-        return poison(config, final_labels(logits[0], labels, int(config.budget)))
-    known = known_rows(config, len(labels))
-    return poison(config, select_flips(logits, labels, int(config.budget), known))
+        soft = soften(logits, labels, config.soft_alpha)
+        soft[known:] = np.eye(classes, dtype=np.float32)[labels[known:]]
+        return poison(config, soft)
+    if config.labels and any(is_final(one, labels) for one in logits):
+        return poison(config, final_labels(logits, labels, budget))
+    return poison(config, select_flips(logits, labels, budget, known))
 
 
 def estimate(config: Config, target: Trainable) -> dict[str, float]:
@@ -159,7 +151,10 @@ def estimate(config: Config, target: Trainable) -> dict[str, float]:
     }
 
 
+# The paper's task and goal. How the labels were made may differ: that is what is compared.
 _PAPER_CELL: dict[str, Any] = {
+    "attack.config.source": 9, "attack.config.target_class": 4, "attack.config.trigger_cycles": 8.0,
+    "attack.config.known_fraction": 1.0, "attack.config.soft_alpha": None, "defenses": [],
     "attack.config.budget": 1000, "attack.config.trigger": "1xs", "attack.config.trigger_strength": 6.0,
     "task.model": "preact-resnet32", "task.dataset": "cifar10", "task.config.epochs": 200,
 }  # fmt: skip

@@ -11,13 +11,13 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from attacks._shared.backdoor import source_rows
+from attacks._shared.backdoor import known_rows, source_rows
 from attacks.flip.gradient import Sgd, logit_gradient, matching_gradient, regularizer_gradient
 from redteam import triggers
 from redteam.augment import Augmentation
 from redteam.context import Context
-from redteam.errors import ConfigError
-from redteam.models import build
+from redteam.errors import ConfigError, UnknownNameError
+from redteam.models import NAMES, build
 from redteam.seeding import SeedPath
 from redteam.train import Recipe, Resident, State, Tensors, fit, normalise, steps_per_epoch
 from redteam.types import ImageSet, Trainable
@@ -40,6 +40,22 @@ class ExpertData:
     rows: np.ndarray
 
 
+def poison_rows(train: ImageSet, config: Config) -> np.ndarray:
+    """The last n/K known source rows, repeated as configured.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    known = known_rows(config, len(train))
+    sources = source_rows(train, config)
+    chosen = sources[max(0, len(sources) - known // len(train.classes)) :]
+    if not len(chosen):
+        raise ConfigError(
+            f"known_fraction: none of the {known} rows known to the attacker is of the source class"
+        )
+    return np.tile(chosen, config.poison_repeats)
+
+
 def expert_data(train: ImageSet, config: Config) -> ExpertData:
     """The known rows, then triggered copies of the last n/K source rows with the target's label.
 
@@ -47,13 +63,7 @@ def expert_data(train: ImageSet, config: Config) -> ExpertData:
         ConfigError: no source row is known.
     """
     known = known_rows(config, len(train))
-    sources = source_rows(train, config)
-    poisons = sources[sources < known][-(known // len(train.classes)) :]
-    if not len(poisons):
-        raise ConfigError(
-            f"known_fraction: none of the {known} rows known to the attacker is of the source class"
-        )
-    poisons = np.tile(poisons, config.poison_repeats)
+    poisons = poison_rows(train, config)
     rows = np.concatenate([np.arange(known), poisons])
     stamped = triggers.apply(config.spec(), train.images[poisons], poisons)
     labels = np.concatenate([train.labels[:known], np.full(len(poisons), config.target_class)])
@@ -61,9 +71,16 @@ def expert_data(train: ImageSet, config: Config) -> ExpertData:
     return ExpertData(images, train.images[rows], labels.astype(np.int64), rows)
 
 
-def known_rows(config: Config, n: int) -> int:
-    """How many of the first training rows the attacker holds."""
-    return max(1, round(config.known_fraction * n))
+def check_feasible(target: Trainable, config: Config) -> None:
+    """Raise before any work if the experts cannot be trained and visited as configured.
+
+    Raises:
+        UnknownNameError, ConfigError: no such expert model; no known source row; too few steps an epoch.
+    """
+    if config.expert_model is not None and config.expert_model not in NAMES:
+        raise UnknownNameError("expert_model", config.expert_model, NAMES)
+    rows = known_rows(config, len(target.train)) + len(poison_rows(target.train, config))
+    draw_visits(config, steps_per_epoch(rows, expert_recipe(target, config)), np.random.default_rng(0))
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch.func import jvp
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 Tensors = dict[str, torch.Tensor]
 Forward = Callable[[Tensors, torch.Tensor], torch.Tensor]
@@ -75,7 +76,9 @@ def matching_gradient(
         step = (c * (g_e[k] + sgd.weight_decay * params[k]) + a * momenta[k] for k in params)
         d = torch.stack([s.square().sum() for s in step]).sum()
         loss = c * c * torch.stack([v.square().sum() for v in r.values()]).sum() / d
-        _, j_r = jvp(lambda p: forward(p, student[0]), (params,), (r,))
+        # Fused attention kernels have no forward mode.
+        with sdpa_kernel(SDPBackend.MATH):
+            _, j_r = jvp(lambda p: forward(p, student[0]), (params,), (r,))
     return loss, -(2 * c * c / (len(student[0]) * d)) * j_r
 
 

@@ -5,12 +5,15 @@ Pure NumPy. Source: [jha2023flip] section 3.3 and its released file layout.
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Sequence
+from glob import glob
 from pathlib import Path
 
 import numpy as np
 
 from redteam.errors import InputError
+from redteam.hashing import digest_file
 
 # The released files subtract this from the true label's logit of a flipped row.
 _RELEASED_GAP = 10_000.0
@@ -77,7 +80,7 @@ def read_labels(path: Path, labels: np.ndarray, classes: int) -> np.ndarray:
         array = np.load(path, allow_pickle=False)
     except FileNotFoundError:
         raise InputError(f"labels: no file at {path}") from None
-    except (ValueError, EOFError, OSError) as error:
+    except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
         raise InputError(f"labels: expected a NumPy .npy file without pickles at {path}; {error}") from None
     if not isinstance(array, np.ndarray) or array.ndim not in (1, 2) or len(array) != n:
         shape = getattr(array, "shape", None)
@@ -127,17 +130,54 @@ def is_final(logits: np.ndarray, labels: np.ndarray) -> bool:
     return bool((clean | flipped).all())
 
 
-def final_labels(logits: np.ndarray, labels: np.ndarray, budget: int) -> np.ndarray:
-    """The labels of a finished budget file.
+def final_labels(files: Sequence[np.ndarray], labels: np.ndarray, budget: int) -> np.ndarray:
+    """The labels of finished budget files: the rows that all of them flip, to the class of the mean.
 
     Raises:
-        InputError: it flips more rows than the budget allows.
+        InputError: finished and raw files are mixed; or more rows are flipped than the budget allows.
     """
-    given = logits.argmax(1).astype(np.int64)
-    count = int((given != labels).sum())
-    if count > budget:
+    if not all(is_final(one, labels) for one in files):
+        raise InputError("labels: expected either finished label files or raw logits, got some of each")
+    flipped = np.flatnonzero(np.all([one.argmax(1) != labels for one in files], axis=0))
+    if len(flipped) > budget:
         raise InputError(
-            f"labels: the file flips {count} rows and the budget is {budget}; "
-            f"pass --budget {count}, or a file of raw logits, from which any budget can be selected"
+            f"labels: the files flip {len(flipped)} rows and the budget is {budget}; "
+            f"pass --budget {len(flipped)}, or raw logits, from which any budget can be selected"
         )
-    return given
+    out = labels.copy()
+    out[flipped] = best_other(np.mean(files, axis=0), labels)[flipped]
+    return out
+
+
+_PIN = "#sha256="
+
+
+def pin_files(patterns: Sequence[str], labels: np.ndarray, classes: int) -> tuple[str, ...]:
+    """`PATH#sha256=HEX` for every file that the patterns name, each checked to fit.
+
+    The digest goes into the cell, so other content under the same name is another cell.
+
+    Raises:
+        InputError: a pattern that matches nothing, a file that does not fit (see `read_labels`), or one
+            that is no longer what it was pinned as.
+    """
+    out = []
+    for pattern in patterns:
+        plain = pattern.partition(_PIN)[0]
+        # Path.glob takes no absolute pattern.
+        paths = sorted(glob(plain)) if any(c in plain for c in "*?[") else [plain]  # noqa: PTH207
+        if not paths:
+            raise InputError(f"labels: no file matches '{plain}'")
+        for path in paths:
+            read_labels(Path(path), labels, classes)
+            pin = f"{path}{_PIN}{digest_file(Path(path))}"
+            if _PIN in pattern and pin != pattern:
+                raise InputError(f"labels: {path} is no longer the file that was planned; plan the run again")
+            out.append(pin)
+    return tuple(out)
+
+
+def read_pinned(pin: str, labels: np.ndarray, classes: int) -> np.ndarray:
+    """The logits of a pinned file; see `pin_files` for the errors."""
+    (checked,) = pin_files((pin,), labels, classes)
+    return read_labels(Path(checked.partition(_PIN)[0]), labels, classes)

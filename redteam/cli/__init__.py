@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import signal
 import sys
 from typing import Any
 
@@ -63,6 +64,8 @@ def cli() -> None:
 
 def main(args: list[str] | None = None) -> None:
     """Entry point. Exit codes: 0 done; 1 the run failed; 2 the input was wrong; 130 Ctrl-C."""
+    # What `timeout` and schedulers send: stop as Ctrl-C does, workers and all.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         code = cli.main(args=args, prog_name="redteam", standalone_mode=False)
     except click.exceptions.Abort:

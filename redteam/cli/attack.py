@@ -88,8 +88,8 @@ def _command(spec: Spec) -> click.Command:
     ]
 
     def run(**params: Any) -> int:
-        from redteam.cli.running import execute, parse_defenses
-        from redteam.plan import Request
+        from redteam.cli.running import execute
+        from redteam.plan import Request, parse_defenses
 
         values, victim = layered(params)
         request = Request(

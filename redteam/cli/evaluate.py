@@ -41,8 +41,8 @@ def fitting_attacks(defense: Spec) -> list[str]:
 @click.option("--adaptive", is_flag=True, help="let the attacks see the defended target")
 def evaluate(name: str, dataset: str | None, preset: str, adaptive: bool, **params: Any) -> int:
     """Run DEFENSE against every attack of its kind, with and without it, and print one table each."""
-    from redteam.cli.running import execute, parse_defenses
-    from redteam.plan import Request
+    from redteam.cli.running import execute
+    from redteam.plan import Request, parse_defenses
 
     defenses = parse_defenses([name])
     seeds = range(params["seed"], params["seed"] + params["seeds"])

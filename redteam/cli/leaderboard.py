@@ -77,16 +77,12 @@ def submit(runs: tuple[str, ...], store: Path, to: Path) -> int:
 
     A run whose metrics do not follow from its files is refused.
     """
+    from leaderboards import table
     from redteam.cli.score import score
     from redteam.files import write_text
-    from redteam.record import parse
     from redteam.store import Store, read_record
 
-    kept = {}
-    if to.exists():
-        for index, line in enumerate(to.read_text().splitlines(), 1):
-            earlier = parse(line, f"{to}:{index}")
-            kept[earlier.id] = earlier
+    kept = {r.id: r for r in table.read_records([to])} if to.exists() else {}
     for run in runs:
         folder = Store(store).locate(run)
         if click.get_current_context().invoke(score, run=str(folder), store=store, as_json=False) != 0:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -10,6 +9,7 @@ from typing import Any, Literal, get_args, get_origin
 import click
 
 from redteam.config import describe, knobs
+from redteam.device import available_cores
 
 DEFAULT_STORE = "runs"
 
@@ -69,7 +69,7 @@ def knob_lines(config: Any) -> list[tuple[str, str, str, str]]:
 
 def run_options() -> list[click.Option]:
     """Options of every command that runs cells: where, on what, how shown."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = available_cores()
     return [
         *data_options(),
         click.Option(["--store"], type=click.Path(file_okay=False, path_type=Path), default=DEFAULT_STORE,

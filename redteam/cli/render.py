@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from redteam.hashing import canonical_json
 from redteam.record import Metric, Record
 from redteam.stats import Estimate, across_cells
 
@@ -35,30 +36,18 @@ def pooled(records: Sequence[Record], name: str) -> Estimate | None:
 
 
 def print_records(records: Sequence[Record], store: Path) -> None:
-    """One row for each attack and budget, seeds pooled; then the paths of the records."""
-    width = max(110, shutil.get_terminal_size().columns)
-    console, rows = Console(width=width), defaultdict(list)
+    """A table for each task, goal and defence, with a row for each attack and budget, seeds pooled; then paths."""
+    console = Console(width=max(110, shutil.get_terminal_size().columns))
+    sections: dict[str, list[Record]] = defaultdict(list)
     for r in records:
-        rows[(r.role, r.cell.attack.name, r.cell.attack.config.get("budget"), r.cell.attack.digest)].append(r)
-    first = records[0].cell
-    classes = "/".join(str(first.attack.config.get(k)) for k in ("source", "target_class"))
-    title = f"{first.task.model} on {first.task.dataset}, trigger {first.attack.config.get('trigger')}"
-    title += f", source/target {classes}"
-    behind = " + ".join(d.name for d in first.defenses)
-    table = Table(title=title + (f", behind {behind} ({first.knowledge})" if behind else ""), pad_edge=False)
-    table.add_column("attack\n(role)")
-    for column in ("budget", *COLUMNS, "seeds"):
-        table.add_column(column, no_wrap=True, justify="right")
-    for (role, name, budget, _), group in sorted(rows.items(), key=lambda item: item[0][0] != "attack"):
-        good = [r for r in group if r.status == "ok"]
-        cells = [number(pooled(good, c)) for c in COLUMNS] if good else ["-"] * len(COLUMNS)
-        table.add_row(f"{name}\n({role})", str(budget), *cells, str(len(good)))
-    console.print(table)
-    base = pooled([r for r in records if r.status == "ok"][:1], "base_pta")
-    if base is not None:
-        console.print(
-            f"clean model's base rate of pta: {number(base).replace(chr(10), ' ')}; all intervals at confidence 0.95"
-        )
+        sections[_fixed(r)].append(r)
+    for found in sections.values():
+        console.print(_table(found))
+        bases = [r for r in found if r.status == "ok"]
+        if bases:
+            seeds = {r.cell.seed: r for r in bases}
+            base = number(pooled(list(seeds.values()), "base_pta")).replace("\n", " ")
+            console.print(f"clean model's base rate of pta: {base}; all intervals at confidence 0.95")
     for r in records:
         if r.error is not None:
             console.print(
@@ -67,3 +56,33 @@ def print_records(records: Sequence[Record], store: Path) -> None:
     for r in records:
         place = f"{r.cell.attack.name} seed {r.cell.seed}: {store / r.id / 'record.json'}"
         console.print(place, markup=False, soft_wrap=True, highlight=False)
+
+
+def _fixed(r: Record) -> str:
+    """What the rows of one table share: everything but the attack, its own knobs, and the seed."""
+    config = r.cell.attack.config
+    goal = [
+        config.get(k) for k in ("trigger", "trigger_strength", "trigger_cycles", "source", "target_class")
+    ]
+    cell = r.cell.model_dump(mode="json")
+    return canonical_json([cell["task"], goal, cell["defenses"], cell["defenses"] and cell["knowledge"]])
+
+
+def _table(records: Sequence[Record]) -> Table:
+    rows: dict[tuple[str, str], list[Record]] = defaultdict(list)
+    for r in sorted(records, key=lambda r: r.role != "attack"):
+        rows[r.role, r.cell.attack.digest].append(r)
+    first = records[0].cell
+    classes = "/".join(str(first.attack.config.get(k)) for k in ("source", "target_class"))
+    title = f"{first.task.model} on {first.task.dataset}, trigger {first.attack.config.get('trigger')}"
+    behind = " + ".join(d.name for d in first.defenses)
+    title += f", source/target {classes}" + (f", behind {behind} ({first.knowledge})" if behind else "")
+    table = Table(title=title, pad_edge=False)
+    table.add_column("attack\n(role)")
+    for column in ("budget", *COLUMNS, "seeds"):
+        table.add_column(column, no_wrap=True, justify="right")
+    for (role, _), group in rows.items():
+        attack, good = group[0].cell.attack, [r for r in group if r.status == "ok"]
+        cells = [number(pooled(good, c)) for c in COLUMNS] if good else ["-"] * len(COLUMNS)
+        table.add_row(f"{attack.name}\n({role})", str(attack.config.get("budget")), *cells, str(len(good)))
+    return table

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -21,17 +22,6 @@ if TYPE_CHECKING:
 def source_of(params: Mapping[str, Any]) -> DataSource:
     """Where data sets come from, from the shared options."""
     return DataSource(params["data_dir"], params["offline"], params["download"])
-
-
-def parse_defenses(texts: Sequence[str]) -> tuple[tuple[str, dict[str, Any]], ...]:
-    """`name` or `name:key=value,key=value` to names and settings."""
-    from redteam.config import parse_pairs
-
-    out = []
-    for text in texts:
-        name, _, pairs = text.partition(":")
-        out.append((name, dict(parse_pairs(tuple(p for p in pairs.split(",") if p)))))
-    return tuple(out)
 
 
 def execute(requests: Sequence[Request], params: Mapping[str, Any]) -> int:
@@ -64,10 +54,13 @@ def _run(
     done: dict[str, Record] = {}
     with progress_module.for_terminal(quiet) as progress:
         running = run_jobs(jobs, settings, progress, workers=workers, force=params["force"])
-        for job, record, fresh in running:
-            done[job.cell.id] = record
-            if not quiet:
-                state = record.status if fresh else f"{record.status} (already in {params['store']})"
+        with closing(running):
+            for job, record, fresh in running:
+                done[job.cell.id] = record
+                if quiet:
+                    continue
+                where = f"already in {params['store']}, ran on {record.environment.device}"
+                state = record.status if fresh else f"{record.status} ({where})"
                 words = f"{record.cell.attack.name} seed {record.cell.seed}: {state}"
                 click.echo(f"[{len(done)}/{len(jobs)}] {words}, {record.cost.wall_s:.0f} s", err=True)
     return [done[job.cell.id] for job in jobs]

@@ -19,7 +19,8 @@ from redteam.cli.options import DEFAULT_STORE
 def score(run: str, store: Path, as_json: bool) -> int:
     """Check the files of RUN (a folder, or the start of an id) and compute its metrics again.
 
-    Exit code 0 if every metric agrees with the record to the last digit, else 1.
+    Exit code 0 if every metric of the record follows from its files to the last digit, else 1. Metrics
+    that a later version added are shown and are no disagreement.
     """
     from redteam.record import Metric
     from redteam.score.poisoning import rescore
@@ -32,11 +33,12 @@ def score(run: str, store: Path, as_json: bool) -> int:
             json.dumps({"id": record.id, "metrics": [m.model_dump(mode="json") for m in again]}, indent=2)
         )
     recorded = {(m.name, m.group): m for m in record.metrics}
-    wrong = [m for m in again if recorded.get((m.name, m.group)) != m]
+    new = [m for m in again if (m.name, m.group) not in recorded]
+    wrong = [m for m in again if m not in new and recorded[m.name, m.group] != m]
     extra = set(recorded) - {(m.name, m.group) for m in again}
     if not as_json:
         for m in again:
-            mark = "differs from the record" if m in wrong else "agrees"
+            mark = "differs from the record" if m in wrong else "not in the record" if m in new else "agrees"
             interval = "" if m.low is None else f" [{m.low:.6f}, {m.high:.6f}]"
             click.echo(f"{m.name}: {m.value:.6f}{interval} n={m.n} {mark}")
     for name, _ in sorted(extra):

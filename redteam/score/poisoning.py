@@ -6,7 +6,8 @@ the same pure function, so they agree to the last digit.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -75,6 +76,26 @@ def enforce_budget(table: pd.DataFrame, budget: int) -> None:
     """Raise `BudgetExceededError` if more rows were changed than the artifact's budget."""
     if len(table) > budget:
         raise BudgetExceededError(f"the artifact changes {len(table)} training rows; its budget is {budget}")
+
+
+def enforce_threat(artifact: Poison, config: Mapping[str, Any], access: Sequence[str]) -> None:
+    """Hold an artifact to what its cell planned: the scorer takes nothing on the attack's word.
+
+    config: the attack's resolved config; its `budget`, `source`, `target_class` and `trigger` bind, where
+    it has them. access: what the threat lets the attacker touch.
+
+    Raises:
+        BudgetExceededError: another budget, class or trigger, or changed images under a threat of labels.
+    """
+    claims = {
+        "budget": artifact.budget, "source": artifact.source_class, "target_class": artifact.target_class,
+        "trigger": artifact.trigger["name"],
+    }  # fmt: skip
+    for name, came in claims.items():
+        if name in config and config[name] != came:
+            raise BudgetExceededError(f"the cell planned {name} {config[name]}, the artifact says {came}")
+    if artifact.images is not None and "training images" not in access:
+        raise BudgetExceededError(f"the artifact changes images; its threat allows: {', '.join(access)}")
 
 
 def _answers(

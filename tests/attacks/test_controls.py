@@ -31,6 +31,8 @@ def test_random_flips_are_source_rows_given_the_target(target, ctx):
     everyone = random_flips.run(target, resolved(random_flips, target, source="all", budget=60), ctx)
     assert set(target.train.labels[changed(everyone, target)]) == {1, 2}
     most = random_flips.run(target, resolved(random_flips, target, budget=200), ctx)
+    known = random_flips.run(target, resolved(random_flips, target, known_fraction=0.2), ctx)
+    assert changed(known, target).max() < 48
     assert len(changed(most, target)) == 80  # every source row, and no more
 
 

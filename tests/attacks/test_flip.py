@@ -52,8 +52,9 @@ def test_repeats_and_partial_knowledge(target):
     assert data.rows.max() < n and len(data.rows) == n + 3 * (n // 3)
     sorted_set = ImageSet(*(a[np.argsort(target.train.labels, kind="stable")] for a in
                             (target.train.images, target.train.labels)), target.train.classes)  # fmt: skip
+    known_few = flip.Config(**{**TINY, "source": 2, "target_class": 0, "known_fraction": 0.1})
     with pytest.raises(ConfigError, match="none of the 24 rows known"):
-        craft.expert_data(sorted_set, config(target, known_fraction=0.1))
+        craft.poison_rows(sorted_set, known_few)
 
 
 def test_visits_avoid_epoch_starts_and_go_round_the_places():
@@ -174,16 +175,42 @@ def test_released_layout_round_trip(tmp_path):
     logits[[3, 8], given_[[3, 8]]] = 9
     path = save(tmp_path, released(LABELS, given_, logits))
     read = select.read_labels(path, LABELS, 3)
-    assert select.is_final(read, LABELS) and np.array_equal(select.final_labels(read, LABELS, 2), given_)
-    with pytest.raises(InputError, match="flips 2 rows and the budget is 1"):
-        select.final_labels(read, LABELS, 1)
+    assert select.is_final(read, LABELS) and np.array_equal(select.final_labels([read], LABELS, 2), given_)
+    with pytest.raises(InputError, match="flip 2 rows and the budget is 1"):
+        select.final_labels([read], LABELS, 1)
+
+
+def test_several_finished_files_flip_what_all_of_them_flip(tmp_path):
+    """Rows 1 and 2 are flipped by both; row 5 by one alone; no clean row is drawn in to fill the budget."""
+    files = []
+    for index, rows in enumerate(([1, 2, 5], [1, 2, 7])):
+        given_ = LABELS.copy()
+        given_[rows] = (given_[rows] + 1) % 3
+        files.append(select.read_labels(save(tmp_path, given_, f"{index}.npy"), LABELS, 3))
+    assert np.flatnonzero(select.final_labels(files, LABELS, 9) != LABELS).tolist() == [1, 2]
+    with pytest.raises(InputError, match="some of each"):
+        select.final_labels([files[0], 5.0 * np.eye(3)[LABELS]], LABELS, 9)
+
+
+def test_pinned_files_are_the_ones_that_were_planned(tmp_path):
+    path = save(tmp_path, LABELS)
+    save(tmp_path, LABELS, "other.npy")
+    pins = select.pin_files([str(tmp_path / "*.npy")], LABELS, 3)
+    assert len(pins) == 2 and all("#sha256=" in p for p in pins)
+    assert select.pin_files(pins, LABELS, 3) == pins
+    changed = LABELS.copy()
+    changed[0] = 2
+    np.save(path, changed)
+    assert select.pin_files([str(path)], LABELS, 3) != (pins[0],)
+    with pytest.raises(InputError, match="no longer the file that was planned"):
+        select.read_pinned(pins[0], LABELS, 3)
 
 
 def test_hard_labels_and_raw_logits(tmp_path):
     given_ = LABELS.copy()
     given_[4] = 0
     read = select.read_labels(save(tmp_path, given_), LABELS, 3)
-    assert np.array_equal(select.final_labels(read, LABELS, 1), given_)
+    assert np.array_equal(select.final_labels([read], LABELS, 1), given_)
     raw = 5.0 * np.eye(3)[LABELS]
     assert not select.is_final(select.read_labels(save(tmp_path, raw), LABELS, 3), LABELS)
 
@@ -210,11 +237,12 @@ def test_label_files_that_do_not_fit(tmp_path, array, message):
 def test_absent_or_broken_label_files(tmp_path, target, ctx):
     with pytest.raises(InputError, match="no file at"):
         select.read_labels(tmp_path / "none.npy", LABELS, 3)
-    (tmp_path / "text.npy").write_text("hello")
-    with pytest.raises(InputError, match=r"\.npy file without pickles"):
-        select.read_labels(tmp_path / "text.npy", LABELS, 3)
+    for content in (b"hello", b"PK\x03\x04 no archive"):
+        (tmp_path / "text.npy").write_bytes(content)
+        with pytest.raises(InputError, match=r"\.npy file without pickles"):
+            select.read_labels(tmp_path / "text.npy", LABELS, 3)
     with pytest.raises(InputError, match="no file matches"):
-        flip.run(target, config(target, labels=(str(tmp_path / "*.npz"),)), ctx)
+        config(target, labels=(str(tmp_path / "*.npz"),))
 
 
 # ---------------------------------------------------------------- the attack
@@ -234,6 +262,10 @@ def test_runs_soft_labels_and_knowledge(target, ctx, tmp_path):
     assert len(list(tmp_path.glob("flip-logits-*.npz"))) == 2
     soft = flip.run(target, config(target, soft_alpha=0.2), ctx)
     assert soft.targets.shape == (240, 3) and soft.targets.dtype == np.float32 and soft.budget == 240
+    half = flip.run(target, config(target, soft_alpha=0.2, known_fraction=0.5), ctx)
+    onehot = np.eye(3, dtype=np.float32)[target.train.labels]
+    assert half.budget == 120 and np.array_equal(half.targets[120:], onehot[120:])
+    assert (half.targets[:120] != onehot[:120]).any(1).all()
     part = flip.run(target, config(target, known_fraction=0.5), ctx)
     assert np.flatnonzero(part.targets != target.train.labels).max() < 120
 
@@ -276,6 +308,9 @@ def test_labels_move_towards_the_matching_loss(target, ctx):
         ({"source": 0}, "both class 0"),
         ({"source": 3}, "source: expected a class from 0 to 2, got 3"),
         ({"target_class": "class 9"}, "unknown target class 'class 9'"),
+        ({"expert_model": "resnet9"}, "unknown expert_model 'resnet9'"),
+        ({"checkpoint_every": 99}, "fewer than the 10 steps of an epoch, got 99"),
+        ({"batch_size": 900}, "at most the 320 training rows, got 900"),
     ],
 )
 def test_goals_that_do_not_fit(target, changes, message):

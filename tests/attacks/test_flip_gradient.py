@@ -66,6 +66,15 @@ def test_closed_form_is_the_double_backward(model, nesterov):
     assert gradient.abs().max() > 1e-8  # the comparison is not of zeros
 
 
+@pytest.mark.parametrize("model", sorted(models.NAMES))
+def test_every_model_can_be_an_expert(model):
+    forward, params, momenta, stamped, clean, labels, logits = setting(model)
+    loss, by_p = matching_gradient(
+        forward, params, momenta, (stamped, labels), (clean, logits.softmax(1)), Sgd(0.9, 2e-4, True)
+    )
+    assert loss > 0 and by_p.shape == (B, K) and by_p.abs().max() > 0
+
+
 def test_leaving_out_the_momentum_changes_the_normaliser():
     forward, params, momenta, stamped, clean, labels, logits = setting()
     sgd, p = Sgd(0.9, 2e-4, True), logits.softmax(1)

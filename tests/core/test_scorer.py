@@ -17,7 +17,7 @@ from redteam import triggers
 from redteam.artifacts import Poison
 from redteam.errors import ArtifactError, BudgetExceededError, RecordError
 from redteam.metrics import OUTCOME_COLUMNS, poisoning_metrics
-from redteam.score.poisoning import changes, measure, poisoned_training_set, rescore
+from redteam.score.poisoning import changes, enforce_threat, measure, poisoned_training_set, rescore
 from redteam.stats import Estimate
 
 # label, clean, triggered, base_clean, base_triggered; source 2, target 0
@@ -111,6 +111,30 @@ def test_over_budget_is_refused_before_training(dataset, target, ctx):
     labels[np.flatnonzero(labels == 2)[:4]] = 0
     with pytest.raises(BudgetExceededError, match="changes 4 training rows; its budget is 3"):
         measure(poison(labels), dataset, target, target, 1, ctx)
+
+
+@pytest.mark.parametrize(
+    ("config", "changes_", "access", "message"),
+    [
+        ({"budget": 2}, {}, ["training labels"], "planned budget 2, the artifact says 3"),
+        ({"source": 1}, {}, ["training labels"], "planned source 1, the artifact says 2"),
+        ({"target_class": 1}, {}, ["training labels"], "planned target_class 1"),
+        ({"trigger": "1xs"}, {}, ["training labels"], "planned trigger 1xs, the artifact says 1xl"),
+        (
+            {},
+            {"images": np.zeros((0, 8, 8, 1), np.uint8)},
+            ["training labels"],
+            "changes images; its threat allows",
+        ),
+    ],
+)
+def test_the_scorer_takes_nothing_on_the_attacks_word(dataset, config, changes_, access, message):
+    artifact = poison(dataset.train.labels.copy(), **changes_)
+    with pytest.raises(BudgetExceededError, match=message):
+        enforce_threat(artifact, config, access)
+    enforce_threat(
+        artifact, {"budget": 3, "source": 2, "trigger": "1xl"}, ["training labels", "training images"]
+    )
 
 
 def test_measure_then_rescore_agree_to_the_last_digit(dataset, target, ctx, tmp_path):

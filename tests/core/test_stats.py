@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats as sps
 
+from redteam.record import Metric
 from redteam.stats import (
     Estimate,
     _wilson_at,
@@ -98,6 +99,15 @@ def test_paired_difference_of_a_table_with_itself_is_zero():
     assert e.value == 0 and e.low <= 0 <= e.high
     with pytest.raises(ValueError, match="one shape"):
         paired_difference(x, x[:, :10])
+
+
+@pytest.mark.parametrize("value", [0, 1])
+def test_all_or_nothing_makes_a_valid_metric_at_every_n(value):
+    """Rounding must not leave an estimate of exactly 0 or 1 outside its own interval."""
+    for n in (*range(1, 400), 900, 1000, 2000, 9000, 10_000):
+        x = np.full(n, value)
+        Metric.of("pta", rate(x))
+        Metric.of("trigger_lift", paired_difference(x, np.zeros(n)))
 
 
 @settings(max_examples=50)

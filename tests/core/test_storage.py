@@ -62,6 +62,21 @@ def test_truncated_without_a_digest_is_an_artifact_error(tmp_path):
         load(tmp_path / "none.npz")
 
 
+def test_any_flipped_byte_gives_the_artifact_or_an_artifact_error(tmp_path):
+    """Without a digest to check, a damaged file may still not escape as another kind of error."""
+    path = tmp_path / "a.npz"
+    poison(targets=np.arange(300) % 7).save(path)
+    raw = path.read_bytes()
+    errors = 0
+    for where in range(0, len(raw), 2):
+        path.write_bytes(raw[:where] + bytes([raw[where] ^ 0x55]) + raw[where + 1 :])
+        try:
+            load(path)
+        except ArtifactError:
+            errors += 1
+    assert errors > len(raw) // 8
+
+
 def test_pickles_are_refused(tmp_path):
     path = tmp_path / "a.npz"
     np.savez(path, **{"meta.json": np.zeros(1), "targets": np.array([{"a": 1}], dtype=object)})

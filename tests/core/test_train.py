@@ -150,9 +150,10 @@ def test_too_large_a_batch_is_refused(target, ctx):
         train(target, ctx, batch_size=500)
 
 
-def test_recipe_refuses_nesterov_without_momentum():
+@pytest.mark.parametrize("config", [Recipe, ClassifierConfig])
+def test_recipe_refuses_nesterov_without_momentum(config):
     with pytest.raises(ConfigError, match="momentum above 0"):
-        Recipe(momentum=0.0)
+        config(momentum=0.0)
 
 
 @pytest.mark.parametrize(
@@ -185,6 +186,14 @@ def test_model_messages():
         ClassifierConfig(model="resnet-18")
     with pytest.raises(ConfigError, match="at least 8x8"):
         models.build("cnn", classes=10, shape=(4, 4, 3), seeds=SeedPath(0))
+
+
+def test_a_stage_knows_the_normalisation(target, ctx, dataset, tmp_path):
+    """The same pixels and recipe under another mean are another victim."""
+    data, ctx = TrainingSet(dataset.train.images, dataset.train.labels), replace(ctx, stage_dir=tmp_path)
+    target.fit(data, [1], ctx)
+    replace(target, facts=replace(target.facts, mean=(0.9,))).fit(data, [1], ctx)
+    assert len(list(tmp_path.glob("victim-*.npz"))) == 2
 
 
 def test_victims_come_back_from_their_stage(target, ctx, dataset, tmp_path):

@@ -204,9 +204,27 @@ def test_sweep_runs_a_plan(capsys, tmp_path):
     assert sorted((r["cell"]["attack"]["config"]["budget"], r["cell"]["seed"]) for r in json.loads(out)["records"]) == [
         (10, 0), (10, 1), (20, 0), (20, 1),
     ]  # fmt: skip
-    (tmp_path / "bad.toml").write_text('[[run]]\natack = "flip"\n')
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('[[run]]\natack = "flip"', "unknown key 'atack' in [[run]]. Did you mean 'attack'"),
+        ("run = []", "expected one or more [[run]] tables"),
+        ("run = [1, 2]", "expected [[run]] to be a table, got 1"),
+        ('[[run]]\nattack = "flip"\nseeds = 0', "seeds: expected at least 1, got 0"),
+        ('[[run]]\nattack = "flip"\nseeds = "three"', "seeds: expected a whole number, got 'three'"),
+        ('[[run]]\nattack = "flip"\ndefenses = [1]', "defenses: expected text, got 1"),
+        ('[[run]]\nattack = "flip"\nadaptive = "perhaps"', "adaptive: expected true or false"),
+        ('[[run]]\nattack = "flip"\ngrid = { budget = 3 }', "grid: expected a list of values"),
+        ("[[run]]\nseeds = 1", "lacks its `attack`"),
+        ("[[run]", "is not TOML"),
+    ],
+)
+def test_plans_that_do_not_fit(capsys, tmp_path, text, message):
+    (tmp_path / "bad.toml").write_text(text)
     _, err = run(capsys, "sweep", str(tmp_path / "bad.toml"), code=2)
-    assert "unknown key 'atack' in [[run]]. Did you mean 'attack'" in err
+    assert message in err
 
 
 BAD = [
@@ -252,7 +270,7 @@ def test_a_labels_file_for_another_length(capsys, tmp_path):
         "--store", str(tmp_path / "s"), code=2,
     )  # fmt: skip
     assert "expected 1297 rows" in err and "(10, 10)" in err
-    assert not [p for p in (tmp_path / "s").iterdir() if p.name != "stages"]
+    assert not (tmp_path / "s").exists()
 
 
 def test_a_store_that_cannot_be_written(capsys, tmp_path, monkeypatch):
@@ -261,25 +279,55 @@ def test_a_store_that_cannot_be_written(capsys, tmp_path, monkeypatch):
     assert "no permission to write" in err and "--store" in err
 
 
-def test_a_full_disk_leaves_nothing_half_written(capsys, tmp_path, monkeypatch):
-    import errno
+@pytest.mark.parametrize("limit", [200, 20_000])
+def test_a_full_disk_leaves_nothing_half_written(tmp_path, limit):
+    """The system refuses to let any file grow past `limit` bytes: the run ends, whole files or none stay."""
+    code = (
+        "import resource, signal, sys\nsignal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "from redteam.cli import main\nimport redteam.run, redteam.plan\n"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\nmain(sys.argv[1:])"
+    )
+    words = ["attack", "random-flips", *DIGITS, "--store", str(tmp_path / "s")]
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
+    assert done.returncode == 1 and "cannot write" in done.stderr and "Traceback" not in done.stderr
+    left = [p for p in (tmp_path / "s").rglob("*") if p.is_file() and p.suffix != ".lock"]
+    assert not [p for p in left if "stages" not in p.parts or p.name.endswith(".partial")]
 
-    from redteam.artifacts import Poison
 
-    def full(self, path):
-        raise OSError(errno.ENOSPC, "No space left on device")
+def test_a_label_file_with_other_content_is_another_cell(capsys, tmp_path):
+    from redteam.data import load
 
-    def save(self, path):
-        from redteam.files import atomic_path
+    labels = load("digits").train.labels.copy()
+    words = ["attack", "flip", *DIGITS, "--labels", str(tmp_path / "l.npy"), "--controls", "none", "--budget", "9",
+             "--store", str(tmp_path / "s"), "--json"]  # fmt: skip
+    ids = []
+    for row in (0, 1):
+        labels[row] = (labels[row] + 1) % 10
+        np.save(tmp_path / "l.npy", labels)
+        (record,) = json.loads(run(capsys, *words)[0])["records"]
+        ids.append(record["id"])
+        (rate,) = [m["value"] for m in record["metrics"] if m["name"] == "poison_rate"]
+        assert rate == (row + 1) / len(labels)
+    assert ids[0] != ids[1]
 
-        with atomic_path(path) as partial:
-            partial.write_bytes(b"half")
-            full(self, path)
 
-    monkeypatch.setattr(Poison, "save", save)
-    _, err = run(capsys, "attack", "random-flips", *DIGITS, "--store", str(tmp_path / "s"), code=1)
-    assert "no space left" in err
-    assert not [p for p in (tmp_path / "s").rglob("*") if p.is_file() and "stages" not in p.parts]
+def test_sigterm_ends_the_workers_too(tmp_path):
+    words = ["attack", "random-flips", "--dataset", "digits", "--model", "cnn", "--victim-epochs", "2000",
+             "--seeds", "2", "--workers", "2", "--store", str(tmp_path)]  # fmt: skip
+    command = [sys.executable, "-c", "from redteam.cli import main; main()", *words]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+    )
+    deadline = time.monotonic() + 120
+    while len(list(tmp_path.glob("stages/victim-*.lock"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.terminate()
+    process.communicate(timeout=60)
+    assert process.returncode == 130
+    with pytest.raises(ProcessLookupError):
+        for _ in range(100):
+            os.killpg(process.pid, 0)
+            time.sleep(0.1)
 
 
 def test_time_limit_gives_a_timeout_record(capsys, tmp_path):
