@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -10,6 +9,7 @@ from typing import Literal, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from redteam.errors import ConfigError, nearest
+from redteam.files import load_toml
 
 PATH = Path(__file__).with_name("rules.toml")
 
@@ -61,12 +61,7 @@ def load_rules(path: Path = PATH) -> Rules:
     Raises:
         ConfigError: no such file, not TOML, an unknown key, or a value that does not fit.
     """
-    try:
-        content = tomllib.loads(path.read_text())
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not TOML: {error}") from None
+    content = load_toml(path)
     return {kind: _kind(kind, table, path) for kind, table in content.items()}
 
 

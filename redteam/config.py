@@ -7,7 +7,6 @@ range and default reach the command line from there. Unknown keys and values are
 from __future__ import annotations
 
 import dataclasses
-import tomllib
 import types
 import typing
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from redteam.errors import ConfigError, nearest
+from redteam.files import load_toml
 
 T = TypeVar("T")
 
@@ -197,12 +197,7 @@ def read_toml(path: Path, tables: tuple[str, ...]) -> dict[str, Any]:
     Raises:
         ConfigError: no such file, not TOML, or a table that is not expected.
     """
-    try:
-        content = tomllib.loads(path.read_text())
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not TOML: {error}") from None
+    content = load_toml(path)
     for key in content:
         if key not in tables:
             raise ConfigError(f"{path}: unknown table '{key}'. {nearest(key, tables)}")

@@ -1,4 +1,7 @@
-"""Whole files or none: every write goes to a temporary name and is renamed when complete."""
+"""Whole files or none: every write goes to a temporary name and is renamed when complete.
+
+Also the one place that reads TOML.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,13 @@ import errno
 import os
 import shutil
 import tempfile
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from redteam.errors import StorageError
+from redteam.errors import ConfigError, StorageError
 
 # Temporary paths being written: what a process that must end at once has to remove.
 _partials: set[Path] = set()
@@ -88,3 +93,17 @@ def atomic_dir(path: Path) -> Iterator[Path]:
         if partial is not None:
             shutil.rmtree(partial, ignore_errors=True)
             _partials.discard(partial)
+
+
+def load_toml(path: Path) -> dict[str, Any]:
+    """The content of a TOML file.
+
+    Raises:
+        ConfigError: no such file, or not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not TOML: {error}") from None

@@ -6,7 +6,6 @@ Everything that can be wrong with the input is found here, before any work start
 from __future__ import annotations
 
 import itertools
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -18,6 +17,7 @@ from redteam.config import build, convert, knobs, parse_pairs, to_json
 from redteam.context import Context
 from redteam.device import Device
 from redteam.errors import ConfigError, DataError, ThreatMismatchError, UnknownNameError, nearest
+from redteam.files import load_toml
 from redteam.hashing import digest_json
 from redteam.record import Cell, DefensePlugin, Plugin, TaskInfo
 from redteam.seeding import SeedPath
@@ -204,12 +204,7 @@ def read_plan(path: Path) -> list[Request]:
     Raises:
         ConfigError: no such file, not TOML, or a key or value that does not fit.
     """
-    try:
-        content = tomllib.loads(path.read_text())
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not TOML: {error}") from None
+    content = load_toml(path)
     tables = content.get("run")
     if set(content) != {"run"} or not isinstance(tables, list) or not tables:
         raise ConfigError(
