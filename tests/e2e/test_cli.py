@@ -155,7 +155,7 @@ def test_report_writes_one_page(store, capsys, tmp_path):
 
 
 def test_smoke_preset_of_flip_with_its_controls(capsys, tmp_path):
-    out, err = run(capsys, "attack", "flip", "--preset", "smoke", "--store", str(tmp_path), "--workers", "2")
+    out, err = run(capsys, "attack", "flip", "--preset", "smoke", "--store", str(tmp_path), "--workers", "1")
     for name in ("flip", "no-attack", "random-flips", "inner-product-flips"):
         assert name in out
     assert err.count("[") >= 4 and out.count("record.json") == 4
@@ -279,7 +279,7 @@ def test_a_store_that_cannot_be_written(capsys, tmp_path, monkeypatch):
     assert "no permission to write" in err and "--store" in err
 
 
-@pytest.mark.parametrize("limit", [200, 20_000])
+@pytest.mark.parametrize("limit", [20_000])
 def test_a_full_disk_leaves_nothing_half_written(tmp_path, limit):
     """The system refuses to let any file grow past `limit` bytes: the run ends, whole files or none stay."""
     code = (
@@ -350,7 +350,7 @@ def test_time_limit_gives_a_timeout_record(capsys, tmp_path):
 def test_ctrl_c_then_the_same_command_goes_on(tmp_path):
     """Interrupted after the first record; the second run finishes without running that cell again."""
     words = ["attack", "random-flips", "--dataset", "digits", "--model", "cnn", "--victim-epochs", "3",
-             "--seeds", "6", "--workers", "2", "--store", str(tmp_path)]  # fmt: skip
+             "--seeds", "4", "--workers", "2", "--store", str(tmp_path)]  # fmt: skip
     command = [sys.executable, "-c", "from redteam.cli import main; main()", *words]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
@@ -363,7 +363,7 @@ def test_ctrl_c_then_the_same_command_goes_on(tmp_path):
     assert process.returncode == 130 and b"finished cells and stages are kept" in err
     assert b"Traceback" not in err
     done = {p: p.stat().st_mtime_ns for p in tmp_path.glob("*/record.json")}
-    assert 1 <= len(done) < 6 and not list(tmp_path.rglob("*.partial"))
+    assert 1 <= len(done) < 4 and not list(tmp_path.rglob("*.partial"))
     again = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert again.returncode == 0 and len(list(tmp_path.glob("*/record.json"))) == 6
+    assert again.returncode == 0 and len(list(tmp_path.glob("*/record.json"))) == 4
     assert all(p.stat().st_mtime_ns == t for p, t in done.items())
