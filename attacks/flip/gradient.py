@@ -24,7 +24,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch.func import jvp
+from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 Tensors = dict[str, torch.Tensor]
@@ -76,10 +76,21 @@ def matching_gradient(
         step = (c * (g_e[k] + sgd.weight_decay * params[k]) + a * momenta[k] for k in params)
         d = torch.stack([s.square().sum() for s in step]).sum()
         loss = c * c * torch.stack([v.square().sum() for v in r.values()]).sum() / d
-        # Fused attention kernels have no forward mode.
-        with sdpa_kernel(SDPBackend.MATH):
-            _, j_r = jvp(lambda p: forward(p, student[0]), (params,), (r,))
-    return loss, -(2 * c * c / (len(student[0]) * d)) * j_r
+    return loss, -(2 * c * c / (len(student[0]) * d)) * logit_change(forward, params, r, student[0])
+
+
+@torch.no_grad()
+def logit_change(forward: Forward, params: Tensors, along: Tensors, images: torch.Tensor) -> torch.Tensor:
+    """J r: the derivative of the logits (B, K) as the parameters move along r, by forward mode.
+
+    Dual numbers straight from autograd: the wrappers of `torch.func.jvp` cost 10 to 20 % more here.
+    """
+    # Fused attention kernels have no forward mode.
+    with sdpa_kernel(SDPBackend.MATH), forward_ad.dual_level():
+        duals = {k: forward_ad.make_dual(v.detach(), along[k]) for k, v in params.items()}
+        tangent = forward_ad.unpack_dual(forward(duals, images)).tangent
+    assert tangent is not None  # the logits depend on the parameters
+    return tangent
 
 
 def logit_gradient(probabilities: torch.Tensor, by_probability: torch.Tensor) -> torch.Tensor:

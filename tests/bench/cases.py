@@ -27,11 +27,13 @@ FACTS = DatasetFacts(
 
 
 def label_step(model_name: str, batch: int = 64) -> tuple[Way, Way]:
-    """One label step: the literal double backward, and the closed form. float32, 3x32x32."""
+    """One label step: the literal double backward, and the closed form. float32, 3x32x32, channels last."""
     model = without_running_stats(models.build(model_name, classes=10, shape=(32, 32, 3), seeds=SeedPath(0)))
+    model = model.to(memory_format=torch.channels_last)
     params = {k: v.detach() for k, v in model.named_parameters()}
     momenta = {k: 0.01 * torch.randn_like(v) for k, v in params.items()}
-    clean, labels = torch.randn(batch, 3, 32, 32), torch.randint(0, 10, (batch,))
+    clean = torch.randn(batch, 3, 32, 32).contiguous(memory_format=torch.channels_last)
+    labels = torch.randint(0, 10, (batch,))
     stamped, logits, sgd = clean + 0.1, 5 * F.one_hot(labels, 10).float(), Sgd(0.9, 2e-4, True)
 
     def forward(p: dict[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
