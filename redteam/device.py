@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -30,6 +31,12 @@ class Device:
         import torch
 
         return torch.device(self.name)
+
+
+def hush_libraries() -> None:
+    """Silence a deprecation that torchvision triggers in torch on import; users can do nothing about it."""
+    warnings.filterwarnings("ignore", message=r".*torch\.jit\.script.*", category=FutureWarning)
+    warnings.filterwarnings("ignore", message=r".*torch\.jit\.script.*", category=DeprecationWarning)
 
 
 def resolve(name: str = "auto") -> Device:

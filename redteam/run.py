@@ -19,7 +19,7 @@ from typing import Any, Literal
 from redteam import registry
 from redteam.config import build
 from redteam.context import Context, Limits
-from redteam.device import Device, set_threads
+from redteam.device import Device, hush_libraries, set_threads
 from redteam.errors import BudgetExceededError, InputError, LimitReachedError, RedteamError, StorageError
 from redteam.files import discard_partials
 from redteam.plan import DataSource, Job, rebuild
@@ -201,6 +201,7 @@ def _start_worker(settings: Settings, queue: Any) -> None:
     threading.Thread(target=_follow_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _end_worker)
+    hush_libraries()
     set_threads(1)
     _worker_settings, _worker_send = settings, queue.put
 

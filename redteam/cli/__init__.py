@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from redteam import __version__
+from redteam.device import hush_libraries
 from redteam.errors import InputError, RedteamError, nearest
 
 # command: (module, attribute, one line of help)
@@ -64,6 +65,7 @@ def cli() -> None:
 
 def main(args: list[str] | None = None) -> None:
     """Entry point. Exit codes: 0 done; 1 the run failed; 2 the input was wrong; 130 Ctrl-C."""
+    hush_libraries()
     # What `timeout` and schedulers send: stop as Ctrl-C does, workers and all.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
