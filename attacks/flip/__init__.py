@@ -24,13 +24,14 @@ which also says what was tried.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import ceil
 from typing import Any
 
 import numpy as np
 
 from attacks._shared.backdoor import LABEL_THREAT, Backdoor, known_rows, poison
 from attacks._shared.backdoor import resolve as resolve_backdoor
-from attacks.flip.craft import check_feasible, expert_recipe, optimise_labels
+from attacks.flip.craft import draw_visits, expert_recipe, expert_steps, optimise_labels
 from attacks.flip.select import final_labels, is_final, pin_files, read_pinned, select_flips, soften
 from redteam.artifacts import Poison
 from redteam.config import check_ranges, knob, to_json
@@ -48,7 +49,9 @@ class Config(Backdoor):
     first_epoch: int = knob(0, "first epoch that may be visited", low=0)
     expert_lr: float = knob(0.1, "constant learning rate of the experts", above=0)
     expert_model: str | None = knob(None, "architecture of the experts; none: the victim's")
-    checkpoint_every: int = knob(50, "steps between the places of an epoch that may be visited", low=1)
+    checkpoint_every: int | None = knob(
+        50, "steps between the places of an epoch that may be visited; none: a sixth of the epoch", low=1
+    )
     passes: int = knob(15, "passes of the label optimisation over the data", low=1)
     batch_size: int = knob(256, "images a step, of experts and label optimisation", low=2)
     label_lr: float = knob(150.0, "learning rate of the label logits", above=0)
@@ -78,7 +81,7 @@ PAPER = Preset(
     target={"model": "preact-resnet32", "epochs": 200, "schedule": "multistep", "lr": 0.1, "batch_size": 256},
     dataset="cifar10",
 )
-DEFAULT = Preset(config=Config(experts=1, expert_epochs=2, passes=5, checkpoint_every=15))
+DEFAULT = Preset(config=Config(experts=1, expert_epochs=2, passes=5, checkpoint_every=None))
 SMOKE = Preset(
     config=Config(experts=1, expert_epochs=1, passes=2, batch_size=64, checkpoint_every=4, budget=0.05),
     target={"model": "preact-resnet8", "epochs": 3, "batch_size": 64, "schedule": "onecycle"},
@@ -95,7 +98,10 @@ def resolve(config: Config, target: Trainable) -> Config:
         config = replace(config, budget=known_rows(config, len(target.train)))
     config = resolve_backdoor(config, target)
     if not config.labels:
-        check_feasible(target, config)
+        steps = expert_steps(target, config)
+        if config.checkpoint_every is None:
+            config = replace(config, checkpoint_every=ceil(steps / 6))
+        draw_visits(config, steps, np.random.default_rng(0))  # refuses what cannot be visited
         return config
     train = target.train
     return replace(config, labels=pin_files(config.labels, train.labels, len(train.classes)))

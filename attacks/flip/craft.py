@@ -71,16 +71,16 @@ def expert_data(train: ImageSet, config: Config) -> ExpertData:
     return ExpertData(images, train.images[rows], labels.astype(np.int64), rows)
 
 
-def check_feasible(target: Trainable, config: Config) -> None:
-    """Raise before any work if the experts cannot be trained and visited as configured.
+def expert_steps(target: Trainable, config: Config) -> int:
+    """Training steps of an expert's epoch.
 
     Raises:
-        UnknownNameError, ConfigError: no such expert model; no known source row; too few steps an epoch.
+        UnknownNameError, ConfigError: no such expert model; no known source row; too few rows for a batch.
     """
     if config.expert_model is not None and config.expert_model not in NAMES:
         raise UnknownNameError("expert_model", config.expert_model, NAMES)
     rows = known_rows(config, len(target.train)) + len(poison_rows(target.train, config))
-    draw_visits(config, steps_per_epoch(rows, expert_recipe(target, config)), np.random.default_rng(0))
+    return steps_per_epoch(rows, expert_recipe(target, config))
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -100,6 +100,7 @@ def draw_visits(config: Config, per_epoch: int, rng: np.random.Generator) -> lis
     Raises:
         ConfigError: an epoch is too short to hold a checkpoint.
     """
+    assert config.checkpoint_every is not None  # resolved
     places = range(config.checkpoint_every, per_epoch, config.checkpoint_every)
     if not places:
         raise ConfigError(

@@ -14,7 +14,8 @@ from redteam.hashing import canonical_json
 from redteam.record import Metric, Record
 from redteam.stats import Estimate, across_cells
 
-COLUMNS = ("cta", "pta", "trigger_lift", "asr", "ra", "cta_drop")
+# asr and ra are in the record and on the boards; four numbers with intervals fit a line.
+COLUMNS = ("cta", "pta", "trigger_lift", "cta_drop")
 
 
 def number(e: Estimate | None) -> str:
@@ -78,7 +79,7 @@ def _table(records: Sequence[Record]) -> Table:
     behind = " + ".join(d.name for d in first.defenses)
     title += f", source/target {classes}" + (f", behind {behind} ({first.knowledge})" if behind else "")
     table = Table(title=title, pad_edge=False)
-    table.add_column("attack\n(role)")
+    table.add_column("attack\n(role)", min_width=20)
     for column in ("budget", *COLUMNS, "seeds"):
         table.add_column(column, no_wrap=True, justify="right")
     for (role, _), group in rows.items():

@@ -64,6 +64,11 @@ def test_visits_avoid_epoch_starts_and_go_round_the_places():
     assert {v.step // 214 for v in visits} == {1, 2, 3} and {v.expert for v in visits} == {0, 1, 2}
 
 
+def test_places_follow_the_length_of_the_epoch_unless_told(target):
+    assert config(target, checkpoint_every=None).checkpoint_every == 2  # ceil of the 10 steps over 6
+    assert config(target, checkpoint_every=3).checkpoint_every == 3
+
+
 def test_a_too_short_epoch_is_refused():
     with pytest.raises(ConfigError, match="fewer than the 9 steps of an epoch, got 50"):
         craft.draw_visits(flip.Config(), 9, np.random.default_rng(0))

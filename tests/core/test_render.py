@@ -10,6 +10,8 @@ from redteam import record as R
 from redteam.cli.render import print_records
 from redteam.stats import Estimate
 
+METRICS = ("cta", "pta", "trigger_lift", "asr", "ra", "base_pta", "cta_drop")
+
 
 def make(pta, seed=0, defenses=(), dataset="d", budget=1, role="attack", status="ok"):
     cell = R.Cell(
@@ -17,10 +19,10 @@ def make(pta, seed=0, defenses=(), dataset="d", budget=1, role="attack", status=
         task=R.TaskInfo(dataset=dataset, digest="0", target="image-classifier", model="m", config={}),
         attack=R.Plugin(name="a", version="1", config={"budget": budget}, digest=str(budget)),
     )  # fmt: skip
-    low, high = max(0.0, pta - 0.01), min(1.0, pta + 0.01)
+    estimate = Estimate(pta, max(0.0, pta - 0.01), min(1.0, pta + 0.01), 100, 1, "wilson")
     return R.Record(
         id=cell.id, status=status, role=role, source="measured", cell=cell, cost=R.Cost(wall_s=1, cpu_s=1),
-        metrics=(R.Metric.of("pta", Estimate(pta, low, high, 100, 1, "wilson")),) if status == "ok" else (),
+            metrics=tuple(R.Metric.of(m, estimate) for m in METRICS if status == "ok"),
         environment=R.environment("cpu"), created=R.now(),
         error=None if status == "ok" else R.ErrorInfo(type="RuntimeError", message="[bold]why"),
     )  # fmt: skip
@@ -51,4 +53,6 @@ def test_no_column_vanishes_on_a_narrow_terminal(capsys, monkeypatch, columns):
     monkeypatch.setenv("COLUMNS", columns)
     print_records([make(0.25)], Path("s"))
     out = capsys.readouterr().out
-    assert all(word in out for word in ("attack", "budget", "cta", "pta", "seeds", "0.250"))
+    assert all(
+        word in out for word in ("attack", "(attack)", "budget", "cta", "trigger_lift", "seeds", "0.250")
+    )

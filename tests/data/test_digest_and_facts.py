@@ -71,7 +71,7 @@ def test_facts_of_known_and_unknown_sets() -> None:
     cifar = customary_facts("cifar10", 10)
     assert (cifar.pad, cifar.flip, cifar.source_class, cifar.target_class) == (4, True, 9, 4)
     assert cifar.mean == (0.4914, 0.4822, 0.4465) and cifar.std == (0.2023, 0.1994, 0.2010)
-    assert not cifar.recipe
+    assert cifar.recipe["epochs"] == 10 and cifar.stripe_strength == 6.0
     assert [customary_facts(name, 10).flip for name in ("svhn", "mnist", "usps", "digits")] == [False] * 4
     assert customary_facts("fashion-mnist", 10).flip
     assert computed_facts(pixels(5, 64, 64, 3), 3).pad == 8

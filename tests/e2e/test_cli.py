@@ -349,7 +349,7 @@ def test_time_limit_gives_a_timeout_record(capsys, tmp_path):
 
 def test_ctrl_c_then_the_same_command_goes_on(tmp_path):
     """Interrupted after the first record; the second run finishes without running that cell again."""
-    words = ["attack", "random-flips", "--dataset", "digits", "--model", "cnn", "--victim-epochs", "3",
+    words = ["attack", "random-flips", "--dataset", "digits", "--model", "cnn", "--victim-epochs", "15",
              "--seeds", "4", "--workers", "2", "--store", str(tmp_path)]  # fmt: skip
     command = [sys.executable, "-c", "from redteam.cli import main; main()", *words]
     process = subprocess.Popen(
