@@ -352,9 +352,11 @@ def test_ctrl_c_then_the_same_command_goes_on(tmp_path):
     words = ["attack", "random-flips", "--dataset", "digits", "--model", "cnn", "--victim-epochs", "15",
              "--seeds", "4", "--workers", "2", "--store", str(tmp_path)]  # fmt: skip
     command = [sys.executable, "-c", "from redteam.cli import main; main()", *words]
+    # A shell starts its background jobs with SIGINT ignored, and children inherit that.
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
-    )
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
     deadline = time.monotonic() + 120
     while not list(tmp_path.glob("*/record.json")) and time.monotonic() < deadline:
         time.sleep(0.05)
