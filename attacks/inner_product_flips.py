@@ -3,7 +3,7 @@
 Threat: the label-only threat of FLIP, at the same budget. Rows are ranked by the inner product of
 the image with what the trigger adds to it, <x - mean, T(x) - x>; for stripes this is the natural
 amount of the stripe in the image. Ties go to the lower row index, so nothing here is random.
-Source: [jha2023flip] section 4, the inner-product baseline. Deviation: the mean image is removed
+Source: [jha2023flip], its inner-product baseline as remembered, not re-read. Deviation: the mean is removed
 first, without which bright images win whatever their pattern.
 """
 

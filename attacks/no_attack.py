@@ -2,7 +2,7 @@
 
 Threat: none. What it shows: the base rate at which an untouched victim gives triggered source
 images the target class. Any attack must be read against it.
-Source: [jha2023flip] section 4 (the clean-model column).
+Source: [jha2023flip], whose abstract gives clean accuracy as a drop from the clean model.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Threat: the label-only threat of FLIP, at the same budget. What it shows: how much of an attack's
 success comes from merely confusing two classes. With all sources, rows of any class but the
 target's are drawn. A budget above the number of source rows flips all of them and no more.
-Source: [jha2023flip] section 4, the random baseline.
+Source: [jha2023flip], its random baseline as remembered, not re-read.
 """
 
 from __future__ import annotations

@@ -8,8 +8,8 @@ Method, three steps. (1) Train experts on the clean data plus triggered source i
 the target label. (2) Along their trajectories, optimise soft labels of the clean images so that one
 SGD step of a student trained on them lands where the expert's step lands. (3) Flip the labels whose
 logits leaned furthest from the true class. One set of logits serves every budget.
-Source: [jha2023flip] Jha, Hayase, Oh: Label Poisoning is All You Need, NeurIPS 2023, section 3,
-algorithm 1.
+Source: [jha2023flip] Jha, Hayase, Oh: Label Poisoning is All You Need, NeurIPS 2023, after
+its abstract and its released code; the paper's text was not at hand, so no section is cited.
 
 Deviations: the label gradient is computed in closed form (`attacks.flip.gradient`), equal to the
 double backward pass to rounding; dense label momentum is folded into the step size; the target

@@ -1,6 +1,6 @@
 """The label gradient of FLIP in closed form: two gradients and one forward-mode product.
 
-Pure functions of tensors. Source: [jha2023flip] section 3.2 for the objective; the closed form is
+Pure functions of tensors. Source: [jha2023flip], released code, for the objective; the closed form is
 derived below.
 
 Both the expert and the student take one SGD step from the same parameters theta and momentum b, so

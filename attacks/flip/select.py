@@ -1,6 +1,6 @@
 """From label logits to labels: which rows to flip, and to what; and reading ready-made label files.
 
-Pure NumPy. Source: [jha2023flip] section 3.3 and its released file layout.
+Pure NumPy. Source: [jha2023flip], its released code and file layout.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 LeakyReLU 0.1, shortcut by average pooling and zero-padded channels, no activation after the
 addition, a last batch normalisation, Kaiming-normal convolutions.
 
-Source: [jha2023flip] section 4; [he2016identity] for pre-activation.
+Source: [jha2023flip], released code; [he2016identity] for pre-activation.
 """
 
 from __future__ import annotations
