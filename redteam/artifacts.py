@@ -97,8 +97,75 @@ class Poison:
         }
         return save_arrays(path, arrays, meta)
 
+    @classmethod
+    def of(cls, meta: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Poison:
+        """From what `save` wrote."""
+        return cls(**meta, **arrays)
 
-Artifact = Poison
+
+@dataclass(frozen=True)
+class Strings:
+    """Adversarial prompts, one for each of n strings that a language model is to say exactly.
+
+    ids, targets: the strings, in the data set's order. prompts: what to send. initial: what the search
+    began with. finish: how the search of each ended (`redteam.language.Finish`; `stop`: it ran its course).
+    lengths: (n,) int64, tokens of each target. found: (n,) bool, whether the search itself saw the exact
+    string. queries, tokens: (n,) int64 and usd: (n,) float64, what the search of each spent on the target;
+    `*_at`: what it had spent when it first saw the string, -1 if never. proxy_queries: (n,) int64.
+    loss: (n,) float64, -log P(target | prompt) in nats, NaN where no exact value is known; a lower bound
+    never stands here. trace: table of improvements of the best exact loss: string (row of n), queries,
+    tokens, usd, loss; (k,) each. notes: what the search has to say of itself, as plain JSON values.
+    """
+
+    kind: ClassVar[str] = "strings"
+
+    ids: tuple[str, ...]
+    targets: tuple[str, ...]
+    prompts: tuple[str, ...]
+    initial: tuple[str, ...]
+    finish: tuple[str, ...]
+    lengths: np.ndarray
+    found: np.ndarray
+    queries: np.ndarray
+    tokens: np.ndarray
+    usd: np.ndarray
+    queries_at: np.ndarray
+    tokens_at: np.ndarray
+    usd_at: np.ndarray
+    proxy_queries: np.ndarray
+    loss: np.ndarray
+    trace: Mapping[str, np.ndarray] = field(default_factory=dict)
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("ids", "targets", "prompts", "initial", "finish"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        sizes = {name: len(getattr(self, name)) for name in (*_STRING_TEXTS, *_STRING_ARRAYS)}
+        if len(set(sizes.values())) != 1:
+            raise ArtifactError(f"expected one entry a string in every part, got {sizes}")
+
+    def save(self, path: Path) -> str:
+        """Write to `path` (`.npz`). Returns the file's sha256."""
+        arrays = {name: getattr(self, name) for name in _STRING_ARRAYS}
+        arrays |= {f"trace.{name}": column for name, column in self.trace.items()}
+        meta = {name: list(getattr(self, name)) for name in _STRING_TEXTS}
+        return save_arrays(path, arrays, {"kind": self.kind, "notes": dict(self.notes), **meta})
+
+    @classmethod
+    def of(cls, meta: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Strings:
+        """From what `save` wrote."""
+        trace = {k.removeprefix("trace."): a for k, a in arrays.items() if k.startswith("trace.")}
+        parts = {k: a for k, a in arrays.items() if not k.startswith("trace.")}
+        return cls(**meta, **parts, trace=trace)
+
+
+_STRING_TEXTS = ("ids", "targets", "prompts", "initial", "finish")
+_STRING_ARRAYS = (
+    "lengths", "found", "queries", "tokens", "usd", "queries_at", "tokens_at", "usd_at", "proxy_queries", "loss",
+)  # fmt: skip
+
+Artifact = Poison | Strings
+_KINDS: dict[str, Any] = {Poison.kind: Poison.of, Strings.kind: Strings.of}
 
 
 def load(path: Path, sha256: str | None = None) -> Artifact:
@@ -109,10 +176,11 @@ def load(path: Path, sha256: str | None = None) -> Artifact:
     """
     arrays, meta = load_arrays(path, sha256)
     kind = meta.pop("kind", None)
-    if kind != Poison.kind:
-        raise ArtifactError(f"{path} holds an artifact of kind {kind!r}; this version reads: {Poison.kind}")
+    if kind not in _KINDS:
+        known = ", ".join(_KINDS)
+        raise ArtifactError(f"{path} holds an artifact of kind {kind!r}; this version reads: {known}")
     try:
-        parts: dict[str, Any] = {**meta, **arrays}
-        return Poison(**parts)
+        artifact: Artifact = _KINDS[kind](meta, arrays)
+        return artifact
     except TypeError as error:
         raise ArtifactError(f"{path} lacks or adds parts: {error}") from error

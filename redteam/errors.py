@@ -58,6 +58,18 @@ class LimitReachedError(RedteamError):
     """A run that used up the time or the queries it was given."""
 
 
+class CapabilityError(InputError):
+    """A model that cannot do what was asked of it, or that would silently answer wrong."""
+
+
+class DriftError(InputError):
+    """An unfinished run that is not the one that is asked for: something that decides its result changed."""
+
+
+class BackendError(RedteamError):
+    """A model or endpoint that failed and will not answer: key rejected, no such model, broken answers."""
+
+
 class StorageError(RedteamError):
     """A store that cannot be written: no permission, or no space left."""
 

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 Role = Literal["attack", "control", "baseline", "audit"]
 Knowledge = Literal["adaptive", "oblivious"]
-TargetKind = Literal["trainable", "federation", "classifier", "language-model", "agent", "image-generator"]
+TargetKind = Literal[
+    "trainable", "federation", "classifier", "language-model", "text-classifier", "agent", "image-generator"
+]
 
 
 # ---------------------------------------------------------------- data

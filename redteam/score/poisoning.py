@@ -16,7 +16,7 @@ from redteam import triggers
 from redteam.artifacts import Poison
 from redteam.context import Context
 from redteam.errors import ArtifactError, BudgetExceededError
-from redteam.metrics import OUTCOME_COLUMNS, poisoning_metrics
+from redteam.metrics.poisoning import OUTCOME_COLUMNS, poisoning_metrics
 from redteam.score import Scored
 from redteam.stats import Estimate
 from redteam.types import Classifier, ImageDataset, ImageSet, Trainable, TrainingSet

@@ -16,7 +16,7 @@ from redteam import record as R
 from redteam import triggers
 from redteam.artifacts import Poison
 from redteam.errors import ArtifactError, BudgetExceededError, RecordError
-from redteam.metrics import OUTCOME_COLUMNS, poisoning_metrics
+from redteam.metrics.poisoning import OUTCOME_COLUMNS, poisoning_metrics
 from redteam.score.poisoning import changes, enforce_threat, measure, poisoned_training_set, rescore
 from redteam.stats import Estimate
 

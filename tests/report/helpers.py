@@ -12,7 +12,7 @@ import pandas as pd
 from redteam import triggers
 from redteam.artifacts import Poison
 from redteam.hashing import digest_file
-from redteam.metrics import OUTCOME_COLUMNS, poisoning_metrics
+from redteam.metrics.poisoning import OUTCOME_COLUMNS, poisoning_metrics
 from redteam.record import Evidence, FileRef, Metric, PublishedNumber, Record
 from redteam.score.poisoning import changes
 from redteam.stats import Estimate

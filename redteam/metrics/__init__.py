@@ -1,0 +1,1 @@
+"""Metrics, each defined once, a module for each kind of artifact. Definitions are in docs/metrics.md."""
