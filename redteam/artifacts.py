@@ -98,7 +98,7 @@ class Poison:
         return save_arrays(path, arrays, meta)
 
     @classmethod
-    def of(cls, meta: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Poison:
+    def of(cls, meta: Mapping[str, Any], arrays: Mapping[str, Any]) -> Poison:
         """From what `save` wrote."""
         return cls(**meta, **arrays)
 
@@ -138,11 +138,9 @@ class Strings:
     notes: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("ids", "targets", "prompts", "initial", "finish"):
+        for name in _STRING_TEXTS:
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        sizes = {name: len(getattr(self, name)) for name in (*_STRING_TEXTS, *_STRING_ARRAYS)}
-        if len(set(sizes.values())) != 1:
-            raise ArtifactError(f"expected one entry a string in every part, got {sizes}")
+        _check_sizes(self, (*_STRING_TEXTS, *_STRING_ARRAYS))
 
     def save(self, path: Path) -> str:
         """Write to `path` (`.npz`). Returns the file's sha256."""
@@ -152,10 +150,10 @@ class Strings:
         return save_arrays(path, arrays, {"kind": self.kind, "notes": dict(self.notes), **meta})
 
     @classmethod
-    def of(cls, meta: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Strings:
+    def of(cls, meta: Mapping[str, Any], arrays: Mapping[str, Any]) -> Strings:
         """From what `save` wrote."""
         trace = {k.removeprefix("trace."): a for k, a in arrays.items() if k.startswith("trace.")}
-        parts = {k: a for k, a in arrays.items() if not k.startswith("trace.")}
+        parts: dict[str, Any] = {k: a for k, a in arrays.items() if not k.startswith("trace.")}
         return cls(**meta, **parts, trace=trace)
 
 
@@ -164,8 +162,58 @@ _STRING_ARRAYS = (
     "lengths", "found", "queries", "tokens", "usd", "queries_at", "tokens_at", "usd_at", "proxy_queries", "loss",
 )  # fmt: skip
 
-Artifact = Poison | Strings
-_KINDS: dict[str, Any] = {Poison.kind: Poison.of, Strings.kind: Strings.of}
+
+@dataclass(frozen=True)
+class Suffixes:
+    """n texts with the suffixes that are to slip them past a moderation classifier.
+
+    texts: as they were. sent: text and suffix. control: text and a random suffix of the same length.
+    split: `train` or `validation` (texts that a universal suffix was not searched on). finish: how the
+    search of each ended. queries: (n,) int64. score_before, score_after: (n,) float64, sums of category
+    scores as the search saw them.
+    """
+
+    kind: ClassVar[str] = "suffixes"
+
+    ids: tuple[str, ...]
+    texts: tuple[str, ...]
+    sent: tuple[str, ...]
+    control: tuple[str, ...]
+    split: tuple[str, ...]
+    finish: tuple[str, ...]
+    queries: np.ndarray
+    score_before: np.ndarray
+    score_after: np.ndarray
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in _SUFFIX_TEXTS:
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        _check_sizes(self, (*_SUFFIX_TEXTS, *_SUFFIX_ARRAYS))
+
+    def save(self, path: Path) -> str:
+        """Write to `path` (`.npz`). Returns the file's sha256."""
+        meta = {name: list(getattr(self, name)) for name in _SUFFIX_TEXTS}
+        arrays = {name: getattr(self, name) for name in _SUFFIX_ARRAYS}
+        return save_arrays(path, arrays, {"kind": self.kind, "notes": dict(self.notes), **meta})
+
+    @classmethod
+    def of(cls, meta: Mapping[str, Any], arrays: Mapping[str, Any]) -> Suffixes:
+        """From what `save` wrote."""
+        return cls(**meta, **arrays)
+
+
+def _check_sizes(artifact: Any, names: tuple[str, ...]) -> None:
+    sizes = {name: len(getattr(artifact, name)) for name in names}
+    if len(set(sizes.values())) != 1:
+        raise ArtifactError(f"expected one entry an example in every part, got {sizes}")
+
+
+_SUFFIX_TEXTS = ("ids", "texts", "sent", "control", "split", "finish")
+_SUFFIX_ARRAYS = ("queries", "score_before", "score_after")
+
+Artifact = Poison | Strings | Suffixes
+_KINDS: dict[str, Any] = {cls.kind: cls.of for cls in (Poison, Strings, Suffixes)}
 
 
 def load(path: Path, sha256: str | None = None) -> Artifact:

@@ -15,37 +15,32 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from redteam.artifacts import load_arrays, save_arrays
+from redteam.checkpoint import Checkpoint
 from redteam.device import Device
 from redteam.errors import ArtifactError, LimitReachedError
 from redteam.hashing import digest_json
 from redteam.progress import NoProgress, Progress
 from redteam.seeding import SeedPath
+from redteam.spend import Ledger
 
 if TYPE_CHECKING:
     import torch
 
 Arrays = Mapping[str, np.ndarray]
+UNFINISHED = "unfinished"
 
 
 @dataclass
 class Limits:
-    """What a run may spend. None: no limit. Spending past one raises `LimitReachedError`."""
+    """How long a run may take. None: no limit. Queries, tokens and money are the ledger's (`redteam.spend`)."""
 
     wall_s: float | None = None
-    queries: int | None = None
     _start: float = field(default_factory=time.monotonic)
-    _queries: int = 0
 
     def check_time(self) -> None:
         """Raise if the time is up."""
         if self.wall_s is not None and (used := time.monotonic() - self._start) > self.wall_s:
             raise LimitReachedError(f"stopped after {used:.0f} s: the limit was {self.wall_s:g} s")
-
-    def spend_queries(self, n: int) -> None:
-        """Count `n` queries; raise instead if that would pass the limit."""
-        if self.queries is not None and self._queries + n > self.queries:
-            raise LimitReachedError(f"stopped after {self._queries} queries of {self.queries} allowed")
-        self._queries += n
 
 
 @dataclass
@@ -86,7 +81,11 @@ class Costs:
 
 @dataclass(frozen=True)
 class Context:
-    """One run's surroundings. Derive with `at` for a stage's own seed path."""
+    """One run's surroundings. Derive with `at` for a stage's own seed path.
+
+    stage_dir: finished stages. run_dir: the run's own folder, for unfinished work. cache_path: answers
+    of remote models. ledger: what models were asked and what it cost, and the caps on it.
+    """
 
     device: Device
     seeds: SeedPath
@@ -95,6 +94,9 @@ class Context:
     progress: Progress = field(default_factory=NoProgress)
     limits: Limits = field(default_factory=Limits)
     costs: Costs = field(default_factory=Costs)
+    run_dir: Path | None = None
+    cache_path: Path | None = None
+    ledger: Ledger = field(default_factory=Ledger)
 
     def at(self, *names: str | int) -> Context:
         """The same surroundings, further down the seed path."""
@@ -109,6 +111,11 @@ class Context:
         import torch
 
         return {"float32": torch.float32, "float64": torch.float64}[self.dtype]
+
+    def checkpoint(self, name: str, identity: Mapping[str, Any]) -> Checkpoint:
+        """Where the unfinished search called `name` is kept; it survives until the run's record is written."""
+        path = self.run_dir / UNFINISHED / f"{name}.npz" if self.run_dir is not None else None
+        return Checkpoint(path, identity)
 
     def report(self, name: str, done: float, total: float) -> None:
         """Show progress, and stop here if the time is up."""

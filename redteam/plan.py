@@ -8,44 +8,22 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-from redteam import data, registry
+from redteam import kinds, registry
 from redteam.config import build, convert, knobs, parse_pairs, to_json
 from redteam.context import Context
 from redteam.device import Device
 from redteam.errors import ConfigError, DataError, ThreatMismatchError, UnknownNameError, nearest
 from redteam.files import load_toml
 from redteam.hashing import digest_json
+from redteam.kinds import DataSource, Kind
 from redteam.record import Cell, DefensePlugin, Plugin, TaskInfo
 from redteam.seeding import SeedPath
-from redteam.trainable import SPEC as TARGET
-from redteam.trainable import ClassifierConfig, configure
-from redteam.trainable import make as make_target
-from redteam.types import ImageDataset, Preset, Spec, Trainable
+from redteam.types import Preset, Spec
 
-DEFAULT_DATASET = "fashion-mini"
 Controls = Literal["none", "cheap", "all"]
-
-
-@dataclass(frozen=True)
-class DataSource:
-    """Where data sets are looked for, and whether they may be downloaded."""
-
-    data_dir: str | None = None
-    offline: bool = False
-    download: bool = False
-
-    def load(self, name: str) -> ImageDataset:
-        """A data set by name; the last few are kept in memory."""
-        return _load(name, self)
-
-
-@lru_cache(maxsize=4)
-def _load(name: str, source: DataSource) -> ImageDataset:
-    return data.load(name, data_dir=source.data_dir, offline=source.offline, download=source.download)
 
 
 @dataclass(frozen=True)
@@ -56,7 +34,7 @@ class Request:
     preset: str = "default"
     dataset: str | None = None
     values: Mapping[str, Any] = field(default_factory=dict)
-    victim: Mapping[str, Any] = field(default_factory=dict)
+    target: Mapping[str, Any] = field(default_factory=dict)
     defenses: Sequence[tuple[str, Mapping[str, Any]]] = ()
     seeds: Sequence[int] = (0,)
     controls: Controls = "cheap"
@@ -93,10 +71,11 @@ def plan(request: Request, source: DataSource, device: Device) -> list[Job]:
     preset = preset_of(spec, request.preset)
     defenses = [_defense(spec, name, values) for name, values in request.defenses]
     config = build(spec.config, request.values, base=preset.config, where=spec.name)
-    name = request.dataset or preset.dataset or DEFAULT_DATASET
-    dataset = source.load(name)
-    target = make_target(
-        dataset, configure(dataset, dict(preset.target), dict(request.victim)), Context(device, SeedPath(0))
+    kind = kinds.of_spec(spec)
+    name = request.dataset or preset.dataset or kind.dataset
+    dataset = kind.load(name, source)
+    target = kind.make(
+        dataset, kind.configure(dataset, preset.target, request.target), Context(device, SeedPath(0))
     )
     if request.adaptive and not defenses:
         raise ConfigError("--adaptive: expected at least one --defense for the attack to adapt to")
@@ -107,7 +86,7 @@ def plan(request: Request, source: DataSource, device: Device) -> list[Job]:
     knowledge: Literal["adaptive", "oblivious"] = (
         "oblivious" if defenses and not request.adaptive else "adaptive"
     )
-    task = _task(dataset, target)
+    task = _task(dataset, target, kind)
     jobs = []
     for (one, settings), seed in itertools.product(specs, request.seeds):
         cell = Cell(
@@ -118,7 +97,7 @@ def plan(request: Request, source: DataSource, device: Device) -> list[Job]:
     return list({job.cell.id: job for job in jobs}.values())
 
 
-def _resolved(spec: Spec, config: Any, target: Trainable) -> Any:
+def _resolved(spec: Spec, config: Any, target: Any) -> Any:
     if spec.threat is None or spec.threat.target != target.kind:
         wanted = spec.threat.target if spec.threat else "nothing"
         raise ThreatMismatchError(
@@ -162,39 +141,47 @@ def _defense(attack: Spec, name: str, values: Mapping[str, Any]) -> DefensePlugi
     return DefensePlugin(name=name, version=spec.version, config=to_json(config), oracle=spec.oracle)
 
 
-def _task(dataset: ImageDataset, target: Trainable) -> TaskInfo:
+def _task(dataset: Any, target: Any, kind: Kind) -> TaskInfo:
     settings = to_json(target.config)
     model = settings.pop("model")
     return TaskInfo(
         dataset=dataset.name,
         digest=dataset.digest,
-        target=TARGET.name,
-        version=TARGET.version,
+        target=kind.spec.name,
+        version=kind.spec.version,
         model=model,
-        config=settings,
+        config={**settings, **kind.pinned(target)},
     )
 
 
-def rebuild(job: Job, source: DataSource, ctx: Context) -> tuple[ImageDataset, Trainable, Any]:
+def rebuild(job: Job, source: DataSource, ctx: Context) -> tuple[Any, Any, Any]:
     """The data set, the undefended target and the attack's config of a planned cell.
 
     Raises:
-        DataError: the data is no longer what the cell was planned on.
+        DataError: the data, or what the cell pins of the target, is no longer what was planned on.
     """
-    dataset, task = source.load(job.dataset), job.cell.task
+    attack = registry.get("attack", job.cell.attack.name)
+    kind, task = kinds.of_spec(attack), job.cell.task
+    dataset = kind.load(job.dataset, source)
     if dataset.digest != task.digest:
         raise DataError(
             f"'{job.dataset}' changed: expected content digest {task.digest[:16]}..., "
             f"got {dataset.digest[:16]}...; plan the run again"
         )
-    config = build(ClassifierConfig, {**task.config, "model": task.model})
-    attack = registry.get("attack", job.cell.attack.name)
-    return dataset, make_target(dataset, config, ctx), build(attack.config, job.cell.attack.config)
+    fields = knobs(kind.spec.config)
+    settings = {k: v for k, v in task.config.items() if k in fields}
+    target = kind.make(dataset, build(kind.spec.config, {**settings, "model": task.model}), ctx)
+    for name, value in kind.pinned(target).items():
+        if task.config.get(name) != value:
+            raise DataError(
+                f"{task.model}: {name} changed since planning: was {task.config.get(name)}, is {value}"
+            )
+    return dataset, target, build(attack.config, job.cell.attack.config)
 
 
 _RUN_KEYS: dict[str, Any] = {
-    "attack": str, "preset": str, "dataset": str, "options": dict, "victim": dict, "defenses": tuple[str, ...],
-    "seeds": int, "controls": Controls, "adaptive": bool, "grid": dict,
+    "attack": str, "preset": str, "dataset": str, "options": dict, "victim": dict, "target": dict,
+    "defenses": tuple[str, ...], "seeds": int, "controls": Controls, "adaptive": bool, "grid": dict,
 }  # fmt: skip
 
 
@@ -242,7 +229,7 @@ def _requests(table: Any, path: Path) -> list[Request]:
             preset=table.get("preset", "default"),
             dataset=table.get("dataset"),
             values={**table.get("options", {}), **dict(zip(grid, point, strict=True))},
-            victim=table.get("victim", {}),
+            target={**table.get("victim", {}), **table.get("target", {})},
             defenses=parse_defenses(table.get("defenses", ())),
             seeds=range(table.get("seeds", 1)),
             controls=table.get("controls", "cheap"),

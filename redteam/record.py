@@ -35,6 +35,9 @@ PACKAGES = (
     "pyarrow",
     "pydantic",
     "click",
+    "transformers",
+    "openai",
+    "xllamacpp",
 )
 
 
@@ -125,7 +128,11 @@ class PublishedNumber(_Frozen):
 
 
 class Cost(_Frozen):
-    """What the run took. stages: seconds of wall clock, also for stages that were read back."""
+    """What the run took. stages: seconds of wall clock, also for stages that were read back.
+
+    queries, tokens_in, tokens_out: prompts put to the target and their tokens, by attack and scorer.
+    requests: calls of any model. other_queries: prompts put to proxies and defences. usd: all of them.
+    """
 
     wall_s: float
     cpu_s: float
@@ -136,6 +143,8 @@ class Cost(_Frozen):
     tokens_in: int = 0
     tokens_out: int = 0
     usd: float = 0.0
+    requests: int = 0
+    other_queries: int = 0
 
 
 class Environment(_Frozen):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import shutil
 import signal
 import sys
 import threading
@@ -16,13 +15,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from redteam import registry
+from redteam import kinds, registry
 from redteam.config import build
 from redteam.context import Context, Limits
 from redteam.device import Device, hush_libraries, set_threads
 from redteam.errors import BudgetExceededError, InputError, LimitReachedError, RedteamError, StorageError
 from redteam.files import discard_partials
-from redteam.plan import DataSource, Job, rebuild
+from redteam.kinds import DataSource, Kind
+from redteam.plan import Job, rebuild
 from redteam.progress import NoProgress, Progress, Relay
 from redteam.record import (
     Cost,
@@ -35,10 +35,10 @@ from redteam.record import (
     environment,
     now,
 )
-from redteam.score import poisoning as poisoning_scorer
 from redteam.seeding import SeedPath
+from redteam.spend import Caps, Ledger, Prices
 from redteam.store import Store
-from redteam.types import Spec, Trainable
+from redteam.types import Spec
 
 Status = Literal["ok", "error", "timeout", "unscored"]
 
@@ -52,13 +52,16 @@ class Settings:
     source: DataSource = field(default_factory=DataSource)
     max_seconds: float | None = None
     threads: int | None = None
+    caps: Caps = field(default_factory=Caps)
+    prices: Prices | None = None
 
 
-def defend(cell_defenses: Sequence[Any], target: Trainable, ctx: Context) -> Trainable:
+def defend(cell_defenses: Sequence[Any], target: Any, kind: Kind, ctx: Context) -> Any:
     """The target behind its defences, the first one innermost."""
     for position, plugin in enumerate(cell_defenses):
         spec = registry.get("defense", plugin.name)
-        target = spec.run(target, build(spec.config, plugin.config), ctx.at("defense", position, plugin.name))
+        config: Any = build(spec.config, plugin.config)
+        target = kind.wrap(target, spec, config, ctx.at("defense", position, plugin.name))
     return target
 
 
@@ -88,7 +91,9 @@ class CellRun:
         self.store = Store(settings.store)
         self.ctx = Context(
             settings.device, SeedPath(job.cell.seed), self.store.stages, progress=progress,
-            limits=Limits(wall_s=settings.max_seconds),
+            limits=Limits(wall_s=settings.max_seconds), run_dir=self.store.folder(job.cell.id),
+            cache_path=self.store.answers,
+            ledger=Ledger(self.store.spend(job.cell.id), settings.caps, settings.prices),
         )  # fmt: skip
         self.artifact: FileRef | None = None
         self.evidence: tuple[Evidence, ...] = ()
@@ -102,19 +107,17 @@ class CellRun:
     def score(self) -> None:
         """Attack, save the artifact, hand it to the scorer, save the evidence."""
         cell, ctx = self.job.cell, self.ctx
-        dataset, target, config = rebuild(self.job, self.settings.source, ctx)
-        defended = defend(cell.defenses, target, ctx)
         attack = registry.get("attack", cell.attack.name)
+        kind = kinds.of_spec(attack)
+        dataset, target, config = rebuild(self.job, self.settings.source, ctx)
+        defended = defend(cell.defenses, target, kind, ctx)
         attacked = defended if cell.knowledge == "adaptive" else target
         artifact = attack.run(attacked, config, ctx.at("attack", cell.attack.name))
         self.artifact = self.store.save_artifact(cell.id, artifact)
         access = attack.threat.access if attack.threat else ()
-        poisoning_scorer.enforce_threat(artifact, cell.attack.config, access)
-        victims = target.config.victims
-        scored = poisoning_scorer.measure(artifact, dataset, target, defended, victims, ctx.at("score"))
-        metrics = tuple(Metric.of(name, e) for name, e in scored.metrics.items())
+        scored = kind.score(artifact, cell, access, dataset, target, defended, ctx.at("score"))
         self.evidence = self.store.save_evidence(cell.id, scored.evidence)
-        self.metrics, self.flags = metrics, scored.flags
+        self.metrics, self.flags = scored.as_metrics(), scored.flags
 
     def record(self, status: Status, error: ErrorInfo | None) -> Record:
         """The record of what happened. Without a score there are no metrics and no evidence."""
@@ -136,7 +139,19 @@ class CellRun:
             cpu_s=round(sum(costs.cpu.values()) + max(0.0, own_cpu), 3),
             stages={k: round(v, 3) for k, v in costs.stages.items()},
             peak_rss_bytes=costs.peak_rss_bytes(), device_peak_bytes=_device_peak(self.settings.device),
+            **self._spent(),
         )  # fmt: skip
+
+    def _spent(self) -> dict[str, Any]:
+        """What models were asked, earlier attempts at this cell included, and what that cost."""
+        if self.ctx.ledger.path is None or not self.ctx.ledger.path.is_file():
+            return {}
+        target, all_roles = self.ctx.ledger.spent("target"), self.ctx.ledger.spent()
+        return {
+            "queries": target.queries, "tokens_in": target.tokens_in, "tokens_out": target.tokens_out,
+            "usd": all_roles.usd, "requests": all_roles.requests,
+            "other_queries": all_roles.queries - target.queries,
+        }  # fmt: skip
 
 
 def _reset_device_peak(device: Device) -> None:
@@ -163,7 +178,7 @@ def run_cell(job: Job, settings: Settings, progress: Progress | None = None) -> 
     try:
         run.score()
     except (InputError, StorageError):
-        _discard(run.store.folder(job.cell.id))
+        run.store.discard(job.cell.id)
         raise
     except LimitReachedError as e:
         status, error = "timeout", _info(e)
@@ -175,18 +190,17 @@ def run_cell(job: Job, settings: Settings, progress: Progress | None = None) -> 
     try:
         run.store.save_record(record)
     except StorageError:
-        _discard(run.store.folder(job.cell.id))
+        run.store.discard(job.cell.id)
         raise
+    finally:
+        run.ctx.ledger.close()
+    if record.status == "ok":
+        run.store.forget_unfinished(job.cell.id)
     return record
 
 
 def _info(error: Exception) -> ErrorInfo:
     return ErrorInfo(type=type(error).__name__, message=str(error) or repr(error))
-
-
-def _discard(folder: Path) -> None:
-    """Remove what an unfinished run left."""
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 # ---------------------------------------------------------------- many cells
@@ -240,6 +254,8 @@ def run_jobs(
         if found is not None and found.status == "ok":
             yield job, found, False
         else:
+            if force:
+                store.start_afresh(job.cell.id)
             todo.append(job)
     if workers <= 1 or len(todo) <= 1:
         set_threads(settings.threads)

@@ -6,13 +6,16 @@ STORE/stages/           finished stages, shared by the cells
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pandas as pd
 
 from redteam.artifacts import Artifact, load
+from redteam.context import UNFINISHED
 from redteam.errors import ArtifactError, InputError, RecordError, StorageError
 from redteam.files import atomic_path, write_text
 from redteam.hashing import digest_file
@@ -29,6 +32,15 @@ class Store:
     def stages(self) -> Path:
         """Where finished stages lie."""
         return self.root / "stages"
+
+    @property
+    def answers(self) -> Path:
+        """Where answers of remote models are kept."""
+        return self.root / "answers.sqlite"
+
+    def spend(self, cell_id: str) -> Path:
+        """The ledger of a cell: what its models were asked, over all attempts at it."""
+        return self.folder(cell_id) / "spend.sqlite"
 
     def check_writable(self) -> None:
         """Raise `StorageError` before any work if nothing can be written here."""
@@ -63,6 +75,28 @@ class Store:
         path = self.folder(record.id) / "record.json"
         write_text(path, record.to_json(indent=2) + "\n")
         return path
+
+    def discard(self, cell_id: str) -> None:
+        """Remove what an unfinished run left, but not what it spent nor the state of its search."""
+        folder = self.folder(cell_id)
+        for path in folder.glob("*"):
+            if path.is_file() and not path.name.startswith("spend."):
+                path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+
+    def forget_unfinished(self, cell_id: str) -> None:
+        """Remove the state of a search that has come to its end."""
+        shutil.rmtree(self.folder(cell_id) / UNFINISHED, ignore_errors=True)
+
+    def start_afresh(self, cell_id: str) -> None:
+        """Forget an unfinished search; what was spent on it stays, under another name."""
+        self.forget_unfinished(cell_id)
+        old = self.spend(cell_id)
+        if old.is_file():
+            taken = len(list(old.parent.glob("spend.*.sqlite")))
+            for path in old.parent.glob("spend.sqlite*"):
+                path.rename(path.with_name(path.name.replace("spend.", f"spend.{taken + 1}.", 1)))
 
     def find(self, cell_id: str) -> Record | None:
         """The record of a finished cell."""

@@ -13,7 +13,8 @@ from redteam.config import parse_pairs, read_toml
 from redteam.errors import ConfigError
 from redteam.types import Spec
 
-_PLAIN = ("model", "victims")
+# What the target's settings are called in a TOML file and before a -o key.
+_TARGET = ("victim", "target")
 
 
 def seed_options() -> list[click.Option]:
@@ -31,8 +32,9 @@ def _request_options() -> list[click.Option]:
         click.Option(["--dataset"], default=None, help="data set; see `redteam list`  [default: the preset's]"),
         click.Option(["--preset"], default="default", show_default=True, help="a setting of the card"),
         click.Option(["--config", "config_file"], type=click.Path(dir_okay=False, path_type=Path), default=None,
-                     help="TOML with tables [attack] and [victim]; options given here win over it"),
-        click.Option(["-o", "pairs"], multiple=True, metavar="KEY=VALUE", help="any knob; victim.KEY for the victim's"),
+                     help="TOML with tables [attack] and [victim] (or [target]); options given here win over it"),
+        click.Option(["-o", "pairs"], multiple=True, metavar="KEY=VALUE",
+                     help="any knob; victim.KEY or target.KEY for the target's"),
         *seed_options(),
         click.Option(["--controls"], type=click.Choice(["none", "cheap", "all"]), default="cheap",
                      show_default=True, help="which controls run beside the attack"),
@@ -43,21 +45,25 @@ def _request_options() -> list[click.Option]:
 
 
 def layered(params: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(attack, victim) settings: the TOML file, then -o pairs, then options, each over the one before."""
+    """(attack, target) settings: the TOML file, then -o pairs, then options, each over the one before."""
     attack: dict[str, Any] = {}
-    victim: dict[str, Any] = {}
+    target: dict[str, Any] = {}
     if params["config_file"] is not None:
-        tables = read_toml(params["config_file"], ("attack", "victim"))
-        for name, into in (("attack", attack), ("victim", victim)):
-            table = tables.get(name, {})
+        tables = read_toml(params["config_file"], ("attack", *_TARGET))
+        for name, table in tables.items():
             if not isinstance(table, dict):
                 raise ConfigError(f"{params['config_file']}: expected [{name}] to be a table, got {table!r}")
+            into = target if name in _TARGET else attack
             into.update({k.replace("-", "_"): v for k, v in table.items()})
     for key, value in parse_pairs(params["pairs"]).items():
-        (victim if key.startswith("victim.") else attack)[key.removeprefix("victim.")] = value
+        place, _, inner = key.partition(".")
+        if inner and place in _TARGET:
+            target[inner] = value
+        else:
+            attack[key] = value
     attack.update(given(params, "attack__"))
-    victim.update(given(params, "victim__"))
-    return attack, victim
+    target.update(given(params, "target__"))
+    return attack, target
 
 
 class AttackGroup(click.Group):
@@ -78,12 +84,13 @@ class AttackGroup(click.Group):
 
 
 def _command(spec: Spec) -> click.Command:
-    from redteam.trainable import ClassifierConfig
+    from redteam import kinds
 
+    kind = kinds.of_spec(spec)
     options = [
         *_request_options(),
         *config_options(spec.config, spec.presets["default"].config, dest="attack__"),
-        *config_options(ClassifierConfig, None, prefix="victim-", plain=_PLAIN, dest="victim__"),
+        *config_options(kind.spec.config, None, prefix=kind.prefix, flags=kind.flags, dest="target__"),
         *run_options(),
     ]
 
@@ -91,9 +98,9 @@ def _command(spec: Spec) -> click.Command:
         from redteam.cli.running import execute
         from redteam.plan import Request, parse_defenses
 
-        values, victim = layered(params)
+        values, target = layered(params)
         request = Request(
-            attack=spec.name, preset=params["preset"], dataset=params["dataset"], values=values, victim=victim,
+            attack=spec.name, preset=params["preset"], dataset=params["dataset"], values=values, target=target,
             defenses=parse_defenses(params["defenses"]), controls=params["controls"],
             seeds=range(params["seed"], params["seed"] + params["seeds"]), adaptive=params["adaptive"],
         )  # fmt: skip
@@ -101,7 +108,7 @@ def _command(spec: Spec) -> click.Command:
 
     text = (
         registry.summary("attack", spec.name)
-        + f"\n\nPresets: {', '.join(spec.presets)}. Defaults shown are the default preset's; a victim's "
+        + f"\n\nPresets: {', '.join(spec.presets)}. Defaults shown are the default preset's; a target's "
         f"default is its data set's where that differs. `redteam show {spec.name}` prints the card."
     )
     return click.Command(spec.name, callback=run, params=list(options), help=text)

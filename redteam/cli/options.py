@@ -28,16 +28,16 @@ def _click_type(kind: Any) -> tuple[Any, str | None]:
 
 
 def config_options(
-    cls: type, base: Any, *, prefix: str = "", plain: tuple[str, ...] = (), dest: str
+    cls: type, base: Any, *, prefix: str = "", flags: Mapping[str, str] | None = None, dest: str
 ) -> list[click.Option]:
     """One option for each knob of a config class, its default shown; unset ones stay None.
 
     base: the config whose values are shown as defaults, or None to show the class's own. prefix: put
-    before each flag but those named in `plain`. dest: put before each parameter's name.
+    before each flag but those that `flags` gives. dest: put before each parameter's name.
     """
     out = []
     for name, k in knobs(cls).items():
-        flag = ("" if name in plain else prefix) + name.replace("_", "-")
+        flag = (flags or {}).get(name, prefix + name.replace("_", "-"))
         shown = getattr(base, name) if base is not None else k.default
         shown = ",".join(map(str, shown)) if isinstance(shown, tuple) else shown
         help_text = f"{k.metadata['help']}  [default: {'none' if shown in (None, '') else shown}]"
@@ -81,6 +81,14 @@ def run_options() -> list[click.Option]:
                      help="torch threads when cells run one at a time  [default: REDTEAM_THREADS or 1]"),
         click.Option(["--max-seconds"], type=click.FloatRange(0, min_open=True), default=None,
                      help="stop a cell after so long; its record then says timeout"),
+        click.Option(["--max-requests"], type=click.IntRange(1), default=None,
+                     help="stop a cell before it calls its models more often, earlier attempts included"),
+        click.Option(["--max-tokens"], type=click.IntRange(1), default=None,
+                     help="the same for tokens in and out"),
+        click.Option(["--max-usd"], type=click.FloatRange(0, min_open=True), default=None,
+                     help="the same for US dollars; needs --prices"),
+        click.Option(["--prices"], type=click.Path(dir_okay=False, path_type=Path), default=None,
+                     help="TOML with [models.\"NAME\"] input_per_million and output_per_million, in US dollars"),
         click.Option(["--force"], is_flag=True, help="run cells again that already have a record"),
         click.Option(["--dry-run"], is_flag=True, help="print resolved configs and the work ahead, run nothing"),
         click.Option(["--json", "as_json"], is_flag=True, help="print the records as JSON"),

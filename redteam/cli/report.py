@@ -24,7 +24,7 @@ def report(run: str, store: Path, out: Path | None, dataset: str | None, **param
 
     It shows triggered examples, success against budget beside the controls, and where the flips fell.
     """
-    from redteam.cli.running import source_of
+    from redteam import data
     from redteam.errors import DataError
     from redteam.files import write_text
     from redteam.report import render
@@ -34,7 +34,7 @@ def report(run: str, store: Path, out: Path | None, dataset: str | None, **param
     record = read_record(folder / "record.json")
     name = dataset or record.cell.task.dataset.removesuffix("-jpeg")
     try:
-        images = source_of(params).load(name)
+        images = data.load(name, **params)
         if images.digest != record.cell.task.digest:
             raise DataError(f"'{name}' is not the data this run used; the page will show no images")
     except DataError as error:

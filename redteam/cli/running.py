@@ -11,7 +11,8 @@ import click
 
 from redteam import progress as progress_module
 from redteam.device import available_cores, resolve
-from redteam.plan import DataSource, Request, plan
+from redteam.kinds import DataSource
+from redteam.plan import Request, plan
 
 if TYPE_CHECKING:
     from redteam.device import Device
@@ -48,8 +49,13 @@ def _run(
 ) -> list[Record]:
     """Run the cells; records come back in the order of `jobs`."""
     from redteam.run import Settings, run_jobs
+    from redteam.spend import Caps, Prices
 
-    settings = Settings(params["store"], device, source, params["max_seconds"], params["threads"])
+    prices = Prices.read(params["prices"]) if params["prices"] else None
+    caps = Caps(requests=params["max_requests"], tokens=params["max_tokens"], usd=params["max_usd"])
+    settings = Settings(
+        params["store"], device, source, params["max_seconds"], params["threads"], caps, prices
+    )
     quiet = params["quiet"] or params["as_json"]
     done: dict[str, Record] = {}
     with progress_module.for_terminal(quiet) as progress:
@@ -79,11 +85,11 @@ def _dry_run(jobs: Sequence[Job], source: DataSource, device: Device, workers: i
         click.echo(f"  {json.dumps(cell['attack']['config'])}")
     click.echo(f"target {jobs[0].cell.task.model} on {jobs[0].cell.task.dataset}")
     click.echo(f"  {json.dumps(jobs[0].cell.task.config)}")
-    click.echo(f"{len(jobs)} cells. Images through a training step, by stage:")
-    for stage, images in work["images"].items():
-        click.echo(f"  {stage}: {images:,.0f}")
+    click.echo(f"{len(jobs)} cells. {work['unit'].capitalize()}, by stage:")
+    for stage, amount in work["items"].items():
+        click.echo(f"  {stage}: {amount:,.0f}")
     click.echo(
-        f"At {work['images_per_s']:,.0f} images/s on one {work['unit']} (timed just now), "
+        f"At {work['per_second']:,.1f} a second on one {work['place']} (timed just now), "
         f"{work['workers']} at once: about {_duration(work['seconds'])}. Nothing was run."
     )
 

@@ -22,12 +22,11 @@ def score(run: str, store: Path, as_json: bool) -> int:
     Exit code 0 if every metric of the record follows from its files to the last digit, else 1. Metrics
     that a later version added are shown and are no disagreement.
     """
-    from redteam.record import Metric
-    from redteam.score.poisoning import rescore
+    from redteam import kinds
     from redteam.store import Store, read_run
 
     record, artifact, tables = read_run(Store(store).locate(run))
-    again = tuple(Metric.of(k, v) for k, v in rescore(artifact, tables).metrics.items())
+    again = kinds.of_artifact(artifact).rescore(artifact, tables).as_metrics()
     if as_json:
         click.echo(
             json.dumps({"id": record.id, "metrics": [m.model_dump(mode="json") for m in again]}, indent=2)

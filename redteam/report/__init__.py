@@ -79,6 +79,8 @@ def render(
 
 def _read(run: Path, dataset: ImageDataset | None) -> _Run:
     record, artifact, tables = read_run(run)
+    if not isinstance(artifact, Poison):
+        raise ArtifactError(f"{run} holds {artifact.kind}; this page is about poison")
     if record.status != "ok":
         raise RecordError(
             f"the run in {run} has status {record.status}: a report needs a run that was scored"

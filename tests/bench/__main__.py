@@ -6,7 +6,8 @@ import tempfile
 from pathlib import Path
 
 from redteam.device import Device, set_threads
-from redteam.plan import DataSource, Request, plan
+from redteam.kinds import DataSource
+from redteam.plan import Request, plan
 from redteam.progress import NoProgress
 from redteam.record import environment
 from redteam.run import Settings, run_jobs
@@ -26,7 +27,7 @@ def row(what: str, slow: str, fast: str, r: Ratio) -> None:
 def stages() -> None:
     """Time of a whole attack by stage, on a tenth-size copy of the default."""
     request = Request(
-        attack="flip", values={"passes": 2}, victim={"epochs": 2}, controls="none", dataset="fashion-mini"
+        attack="flip", values={"passes": 2}, target={"epochs": 2}, controls="none", dataset="fashion-mini"
     )
     source, device = DataSource(), Device("cpu")
     with tempfile.TemporaryDirectory() as store:

@@ -8,8 +8,10 @@ from scipy.stats import mannwhitneyu
 
 from attacks import flip
 from attacks.flip.craft import optimise_labels
+from redteam import data
 from redteam.device import Device
-from redteam.plan import DataSource, Request, plan
+from redteam.kinds import DataSource
+from redteam.plan import Request, plan
 from redteam.progress import NoProgress
 from redteam.run import Settings, run_jobs
 from redteam.stats import Estimate, across_cells
@@ -48,7 +50,7 @@ def test_badnets_opens_a_backdoor_and_no_attack_does_not(tmp_path):
 
 def test_flip_moves_source_rows_towards_the_target(ctx):
     """On digits, labels that move towards the target class are the source class's, not everyone's."""
-    digits = DataSource().load("digits")
+    digits = data.load("digits")
     victim = configure(digits, {"batch_size": 64})
     target = ImageTrainable(digits.train, digits.facts, victim, Device("cpu"))
     values = {"experts": 1, "expert_epochs": 3, "passes": 4, "batch_size": 64, "checkpoint_every": 5}

@@ -1,0 +1,38 @@
+"""`redteam export FORMAT RUN`: a run in the format of another tool."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from redteam.cli.options import DEFAULT_STORE
+
+
+@click.group()
+def export() -> None:
+    """Write a run in the format of another tool."""
+
+
+@export.command()
+@click.argument("run")
+@click.option(
+    "--store", type=click.Path(file_okay=False, path_type=Path), default=DEFAULT_STORE, show_default=True
+)
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), default=None,
+              help="where to write it  [default: jailbreakbench.json in the run's folder]")  # fmt: skip
+@click.option("--attack-type", type=click.Choice(["white_box", "black_box", "transfer", "manual"]),
+              default="black_box", show_default=True, help="the benchmark's word for the access")  # fmt: skip
+def jailbreakbench(run: str, store: Path, out: Path | None, attack_type: str) -> None:
+    """Write RUN (a folder, or the start of an id) as a JailbreakBench artifact.
+
+    RUN must have made adversarial strings for a language model. The verdicts are this suite's.
+    """
+    from redteam.export.jailbreakbench import of_run, to_json
+    from redteam.files import write_text
+    from redteam.store import Store
+
+    folder = Store(store).locate(run)
+    path = out or folder / "jailbreakbench.json"
+    write_text(path, to_json(of_run(folder, attack_type)))  # type: ignore[arg-type]
+    click.echo(str(path))
