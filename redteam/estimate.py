@@ -23,5 +23,5 @@ def estimate(jobs: Sequence[Job], source: DataSource, device: Device, workers: i
     return {
         "items": dict(work.items), "unit": work.unit, "per_second": work.rate, "workers": used,
         "place": "core" if device.kind == "cpu" else device.name,
-        "seconds": sum(work.items.values()) / work.rate / used,
+        "seconds": sum(work.items.values()) / work.rate / used if work.rate else None,
     }  # fmt: skip

@@ -88,6 +88,9 @@ def _dry_run(jobs: Sequence[Job], source: DataSource, device: Device, workers: i
     click.echo(f"{len(jobs)} cells. {work['unit'].capitalize()}, by stage:")
     for stage, amount in work["items"].items():
         click.echo(f"  {stage}: {amount:,.0f}")
+    if work["per_second"] is None:
+        click.echo("Not timed: that would ask the model. Nothing was run.")
+        return
     click.echo(
         f"At {work['per_second']:,.1f} a second on one {work['place']} (timed just now), "
         f"{work['workers']} at once: about {_duration(work['seconds'])}. Nothing was run."

@@ -56,11 +56,11 @@ class Kind:
 
 @dataclass(frozen=True)
 class Work:
-    """The work ahead. items: amount by stage. unit: what is counted. rate: units a second, timed here."""
+    """The work ahead. items: amount by stage. unit: what is counted. rate: units a second, timed here, if known."""
 
     items: Mapping[str, float]
     unit: str
-    rate: float
+    rate: float | None
 
 
 _MODULES: dict[TargetKind, str] = {

@@ -1,0 +1,121 @@
+"""What every attack that makes a model say a string shares: threat, knobs, objective, artifact."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from attacks._shared.search import State
+from redteam.artifacts import Strings
+from redteam.config import check_ranges, knob
+from redteam.context import Context
+from redteam.errors import CapabilityError
+from redteam.language import LanguageModel
+from redteam.llm.target import Goal, LanguageTarget
+from redteam.types import Preset, Spec, Threat
+
+THREAT = Threat(
+    kind="strings",
+    target="language-model",
+    access=("the prompt",),
+    budget="prompts put to the target for each string, and tokens of the adversarial string",
+    knowledge=("the target's tokenizer", "log-probabilities, as far as the target returns them"),
+    goal="the model says a given string exactly, decoding greedily",
+)
+# Tokens beyond the target's own that an answer may have and still be read whole.
+SLACK = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StringGoal:
+    """What binds every attack and control: how long the string may be and how often the target is asked."""
+
+    length: int = knob(20, "tokens of the adversarial string", low=1)
+    max_queries: int = knob(256, "prompts put to the target for each string, at most", low=1)
+    request: str = knob("", "text before the adversarial string; {target} stands for the string to elicit")
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+
+
+def request_of(config: StringGoal, goal: Goal) -> str:
+    """The text before the adversarial string."""
+    return config.request.replace("{target}", goal.text)
+
+
+def check_model(model: LanguageModel) -> None:
+    """Refuse a model whose tokens are not known.
+
+    Raises:
+        CapabilityError: it has no tokenizer.
+    """
+    can = model.capabilities()
+    if not can.tokenizer:
+        why = can.reasons.get("tokenizer", "none is configured")
+        raise CapabilityError(
+            f"a search needs the target's tokenizer ({why}); name one with --target-tokenizer"
+        )
+
+
+@dataclass
+class Row:
+    """One string's outcome, before it becomes a row of the artifact."""
+
+    goal: Goal
+    prompt: str
+    initial: str
+    state: State | None = None
+
+
+# ---------------------------------------------------------------- artifact
+
+
+def assemble(rows: Sequence[Row], config: StringGoal, notes: dict[str, Any], model: LanguageModel) -> Strings:
+    """The artifact. A row without a state is a prompt that nothing was asked about."""
+    blank = State(np.random.default_rng(0), found_at=(-1, -1, -1.0))
+    states = [row.state or blank for row in rows]
+    trace = [(i, *step) for i, state in enumerate(states) for step in state.trace]
+    table = np.array(trace, np.float64).reshape(-1, 5)
+    losses = [s.best.loss.value if s.best and s.best.loss.kind == "exact" else math.nan for s in states]
+    caps = {
+        "queries": config.max_queries,
+        "tokens": getattr(config, "max_tokens", None),
+        "usd": getattr(config, "max_usd", None),
+    }
+    return Strings(
+        ids=tuple(r.goal.id for r in rows), targets=tuple(r.goal.text for r in rows),
+        prompts=tuple(r.prompt for r in rows), initial=tuple(r.initial for r in rows),
+        finish=tuple(s.finish for s in states),
+        lengths=np.array([len(r.goal.tokens) for r in rows], np.int64),
+        found=np.array([s.found is not None for s in states], bool),
+        queries=np.array([s.queries for s in states], np.int64),
+        tokens=np.array([s.tokens for s in states], np.int64), usd=np.array([s.usd for s in states], np.float64),
+        queries_at=np.array([s.found_at[0] for s in states], np.int64),
+        tokens_at=np.array([s.found_at[1] for s in states], np.int64),
+        usd_at=np.array([s.found_at[2] for s in states], np.float64),
+        proxy_queries=np.array([s.proxy_queries for s in states], np.int64),
+        loss=np.array([v if math.isfinite(v) else math.nan for v in losses], np.float64),
+        trace={
+            "string": table[:, 0].astype(np.int64), "queries": table[:, 1].astype(np.int64),
+            "tokens": table[:, 2].astype(np.int64), "usd": table[:, 3], "loss": table[:, 4],
+        },
+        notes={
+            "caps": caps, "plain": [request_of(config, r.goal) for r in rows], "model": model.fingerprint(),
+            **notes,
+        },
+    )  # fmt: skip
+
+
+def control(
+    name: str, run: Callable[[LanguageTarget, Any, Context], Strings], config: type = StringGoal
+) -> Spec:
+    """The `SPEC` of a control of string attacks."""
+    presets = {title: Preset(config=config()) for title in ("default", "cpu", "paper", "smoke")}
+    return Spec(
+        name=name, kind="attack", role="control", version="1", config=config, run=run, presets=presets,
+        source="hayase2024gcq", threat=THREAT,
+    )  # fmt: skip

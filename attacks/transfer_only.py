@@ -1,0 +1,79 @@
+"""Control of string attacks: search on the proxy alone, and send what it found to the target once.
+
+Source: [hayase2024gcq], section 4.1, whose pure-transfer rows are zero. The proxy is the attack's; where it
+has none, the embedded model, behind the other template if that is the target itself. The search has the
+attack's budget of queries, spent on the proxy, and the target is asked once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from attacks._shared import moves
+from attacks._shared.losses import Loss, from_prompt_logprobs
+from attacks._shared.search import State
+from attacks._shared.string_search import Setting, StringObjective, StringSearch, search_rows
+from attacks._shared.strings import Row, assemble, check_model, control, request_of
+from redteam.artifacts import Strings
+from redteam.config import to_json
+from redteam.context import Context
+from redteam.llm.options import ModelOptions
+from redteam.llm.target import Goal, LanguageTarget, open_model
+
+
+def _proxy_options(target: LanguageTarget, config: StringSearch) -> ModelOptions:
+    name = "tiny:" if config.proxy == "none" else config.proxy
+    same = name == target.config.model and target.config.template == "raw"
+    return ModelOptions(model=name, template="chat" if same else "raw")
+
+
+def run(target: LanguageTarget, config: StringSearch, ctx: Context) -> Strings:
+    """Search each string on the proxy, with the proxy's own tokens; cut to the target's; send once."""
+    check_model(target.model)
+    options = _proxy_options(target, config)
+    proxy = open_model(options, ctx, "proxy")
+    local = replace(config, proxy="none", loss="prompt-logprobs", max_tokens=None, max_usd=None)
+    setting = Setting(
+        proxy, [Goal(g.id, g.text, tuple(proxy.target_ids(g.text))) for g in target.goals], local, ctx,
+        "prompt-logprobs", from_prompt_logprobs(proxy),
+        {
+            "attack": "transfer-only", "version": SPEC.version, "config": to_json(config),
+            "target": target.model.fingerprint(), "proxy": proxy.fingerprint(),
+        },
+        role="proxy",
+    )  # fmt: skip
+    rows = [
+        _send(target, local, goal, row, ctx)
+        for goal, row in zip(target.goals, search_rows(setting), strict=True)
+    ]
+    notes = {"loss": "prompt-logprobs", "proxy": options.model, "proxy_template": options.template}
+    return assemble(rows, config, notes, target.model)
+
+
+def _send(target: LanguageTarget, config: StringSearch, goal: Goal, row: Row, ctx: Context) -> Row:
+    """The string that the proxy gave, cut to `length` tokens of the target, and the target's answer to it."""
+    model, request = target.model, request_of(config, goal)
+    texts = []
+    for prompt in (row.prompt, row.initial):
+        ids = moves.canonical(model, request, model.tokenize(prompt.removeprefix(request)), config.length)
+        texts.append(model.detokenize(ids))
+    state = State(np.random.default_rng(0), queries=1, done=True)
+    assert row.state is not None
+    state.proxy_queries = row.state.queries
+    objective = StringObjective(model, _unused, [request], [goal], ctx)
+    before = objective.spent()
+    ids = tuple(model.tokenize(texts[0]))
+    state.found = ids if objective.confirm(ids) else None
+    tokens, usd = objective.spent()
+    state.tokens, state.usd = tokens - before[0], usd - before[1]
+    state.found_at = (1, state.tokens, state.usd) if state.found else (-1, -1, -1.0)
+    return Row(goal, request + texts[0], request + texts[1], state)
+
+
+def _unused(*_: object) -> list[Loss]:
+    raise AssertionError("transfer asks the target for no loss")
+
+
+SPEC = control("transfer-only", run, StringSearch)
