@@ -153,21 +153,32 @@ def _commit(commit: str | None, dirty: bool | None) -> str:
     return f"{commit[:12]} ({state})" if commit else f"no commit recorded ({state})"
 
 
-def command(row: Row, section: Section) -> str | None:
-    """The command that runs a row again; None where its seeds are not in sequence or nobody here ran it."""
+# Settings of a language-model target that make another experiment.
+_SPOKEN = ("template", "strings", "target_tokens")
+
+
+def command(row: Row, section: Section, budget: str) -> str | None:
+    """The command that runs a row again; None where its seeds are not in sequence or nobody here ran it.
+
+    budget: the knob that holds the budget.
+    """
     first = row.records[0]
     seeds = [r.cell.seed for r in row.records]
     if row.origin != "measured" or seeds != list(range(seeds[0], seeds[0] + len(seeds))):
         return None
     dataset = first.cell.task.dataset.removesuffix("-jpeg")
     words = ["redteam", "attack", first.cell.attack.name, "--dataset", dataset]
-    words += ["--model", first.cell.task.model]
+    config = first.cell.task.config
+    words += ["--target" if "template" in config else "--model", first.cell.task.model]
+    for key in _SPOKEN:
+        if config.get(key) is not None:
+            words += ["-o", f"target.{key}={plain_value(config[key])}"]
     for d in first.cell.defenses:
         words += ["--defense", d.name]
     if section.knowledge == "adaptive":
         words.append("--adaptive")
     if isinstance(row.budget, int | float) and row.budget > 0:
-        words += ["--budget", str(row.budget)]
+        words += [f"--{budget.replace('_', '-')}", str(row.budget)]
     for key, value in row.settings.items():
         if key.startswith("attack.config.") and isinstance(value, str | int | float):
             words += ["-o", f"{key.removeprefix('attack.config.')}={plain_value(value)}"]

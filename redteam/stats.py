@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import sqrt
+from math import inf, sqrt
 
 import numpy as np
 from scipy import stats as sps
@@ -101,7 +101,8 @@ def rate(outcomes: np.ndarray, confidence: float = CONFIDENCE) -> Estimate:
 def paired_difference(first: np.ndarray, second: np.ndarray, confidence: float = CONFIDENCE) -> Estimate:
     """mean(first) - mean(second) for two (seeds, examples) tables of booleans on the same cells.
 
-    One seed: Newcombe's paired interval. More: two-way Student t on the differences, never narrower
+    One seed: Newcombe's paired interval; where no pair differs, which gives that one no width, the Wilson
+    limit of no such pair among n, on both sides. More: two-way Student t on the differences, never narrower
     than Newcombe's at the mean counts.
     """
     a = np.atleast_2d(np.asarray(first, dtype=np.float64))
@@ -114,6 +115,9 @@ def paired_difference(first: np.ndarray, second: np.ndarray, confidence: float =
         float((u * v).sum()) / k for u, v in ((a, b), (a, 1 - b), (1 - a, b), (1 - a, 1 - b))
     )
     low, high = _around(d, *newcombe_paired(both, first_only, second_only, neither, confidence))
+    if first_only + second_only == 0:
+        most = _wilson_at(0.0, n, confidence)[1]
+        low, high = -most, most
     if k == 1:
         return Estimate(d, low, high, n, 1, "newcombe-paired", confidence)
     half = _two_way_half_width(a - b, confidence)
@@ -147,6 +151,8 @@ def across_cells(estimates: Sequence[Estimate], confidence: float = CONFIDENCE) 
     t = float(sps.t.ppf(0.5 + confidence / 2, k - 1))
     half = t * sqrt(float(np.var(values, ddof=1)) / k + float(np.mean(within)))
     lowest = -1.0 if any(e.low is not None and e.low < 0 for e in estimates) or mean < 0 else 0.0
+    # Counts of queries and losses in nats are no fractions: nothing bounds them above.
+    highest = inf if any(e.high is not None and e.high > 1 for e in estimates) else 1.0
     return Estimate(
-        mean, max(lowest, mean - half), min(1.0, mean + half), first.n, k, "t-over-cells", confidence
+        mean, max(lowest, mean - half), min(highest, mean + half), first.n, k, "t-over-cells", confidence
     )

@@ -8,14 +8,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 import numpy as np
 
 from redteam.errors import ConfigError
-from redteam.language import LanguageModel
 
 Ids = tuple[int, ...]
 _DRAWS = 50
+
+
+class Reader(Protocol):
+    """Text to ids and back: a language model, or an alphabet of a searcher's own."""
+
+    @property
+    def vocabulary(self) -> np.ndarray: ...
+
+    def tokenize(self, text: str) -> list[int]: ...
+
+    def detokenize(self, ids: Sequence[int]) -> str: ...
+
+    def encode(self, prompt: str) -> list[int]: ...
 
 
 def contains(whole: Sequence[int], part: Sequence[int]) -> bool:
@@ -24,7 +37,7 @@ def contains(whole: Sequence[int], part: Sequence[int]) -> bool:
     return any(whole[i : i + n] == part for i in range(len(whole) - n, -1, -1))
 
 
-def sendable(model: LanguageModel, request: str, ids: Ids) -> str | None:
+def sendable(model: Reader, request: str, ids: Ids) -> str | None:
     """The text of `ids` if the model reads the full prompt with it back as exactly these ids, else None."""
     text = model.detokenize(ids)
     if "\ufffd" in text:
@@ -32,7 +45,7 @@ def sendable(model: LanguageModel, request: str, ids: Ids) -> str | None:
     return text if contains(model.encode(request + text), ids) else None
 
 
-def canonical(model: LanguageModel, request: str, ids: Sequence[int], length: int) -> Ids:
+def canonical(model: Reader, request: str, ids: Sequence[int], length: int) -> Ids:
     """`ids` as they are read back, cut on the left until no more than `length` are left and they last.
 
     Raises:
@@ -51,17 +64,17 @@ def canonical(model: LanguageModel, request: str, ids: Sequence[int], length: in
     )
 
 
-def repeated(model: LanguageModel, request: str, target: Sequence[int], length: int) -> Ids:
+def repeated(model: Reader, request: str, target: Sequence[int], length: int) -> Ids:
     """The target repeated as often as fits, cut on the left [hayase2024gcq, section 3.2.3]."""
     copies = math.ceil(length / len(target))
     return canonical(model, request, tuple(target) * copies, length)
 
 
-def random_string(model: LanguageModel, request: str, length: int, rng: np.random.Generator) -> Ids:
+def random_string(model: Reader, request: str, length: int, rng: np.random.Generator) -> Ids:
     """`length` tokens drawn uniformly from the ordinary ones until they can be sent."""
     vocabulary = model.vocabulary
     for _ in range(_DRAWS):
-        ids = tuple(int(i) for i in rng.choice(vocabulary, length))
+        ids = tuple(int(vocabulary[i]) for i in rng.integers(len(vocabulary), size=length))
         if sendable(model, request, ids) is not None:
             return ids
     # Long random strings rarely survive whole; what they are read back as does.
@@ -69,7 +82,7 @@ def random_string(model: LanguageModel, request: str, length: int, rng: np.rando
 
 
 def neighbours(
-    model: LanguageModel,
+    model: Reader,
     request: str,
     parent: Ids,
     rng: np.random.Generator,
@@ -82,7 +95,7 @@ def neighbours(
     vocabulary = model.vocabulary
     places = np.arange(len(parent)) if positions is None else np.asarray(positions)
     for _ in range(_DRAWS * 10_000):
-        place, token = int(rng.choice(places)), int(rng.choice(vocabulary))
+        place, token = int(places[rng.integers(len(places))]), int(vocabulary[rng.integers(len(vocabulary))])
         ids = (*parent[:place], token, *parent[place + 1 :])
         if ids != parent and sendable(model, request, ids) is not None:
             yield place, ids

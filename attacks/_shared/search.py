@@ -188,7 +188,8 @@ class Search:
             else:
                 state.done = True  # the budget has no room for one more, or there is nothing left to try
             self.ctx.report(self.name, state.queries, self.rules.max_queries)
-            if state.done or time.monotonic() - last >= _SAVE_EVERY_S:
+            due = state.done or time.monotonic() - last >= _SAVE_EVERY_S
+            if due and self.checkpoint.path is not None:
                 self.checkpoint.save(*state.pack())
                 last = time.monotonic()
         return state, first

@@ -20,6 +20,7 @@ _COMMANDS = {
     "sweep": ("redteam.cli.sweep", "sweep", "Run every cell of a plan file."),
     "score": ("redteam.cli.score", "score", "Compute a run's metrics again from its files."),
     "report": ("redteam.cli.report", "report", "Write one HTML page about a run."),
+    "export": ("redteam.cli.export", "export", "Write a run in the format of another tool."),
     "leaderboard": ("redteam.cli.leaderboard", "leaderboard", "Show, build, verify or extend the boards."),
     "list": ("redteam.cli.listing", "list_", "List attacks, defences, audits, data sets and models."),
     "show": ("redteam.cli.listing", "show", "Show the card of one plug-in: threat, paper, knobs, presets."),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -14,8 +15,40 @@ from redteam.hashing import canonical_json
 from redteam.record import Metric, Record
 from redteam.stats import Estimate, across_cells
 
-# asr and ra are in the record and on the boards; four numbers with intervals fit a line.
-COLUMNS = ("cta", "pta", "trigger_lift", "cta_drop")
+
+@dataclass(frozen=True)
+class Layout:
+    """How records of one threat kind are tabled. columns: four numbers with intervals fit a line. goal: what
+    of the attack's config all rows share. budget: the knob shown beside each attack. base: (label, metric)
+    of a line below the table."""
+
+    columns: tuple[str, ...]
+    goal: tuple[str, ...] = ()
+    budget: str = "budget"
+    base: tuple[str, str] | None = None
+
+
+LAYOUTS = {
+    "poisoning": Layout(
+        ("cta", "pta", "trigger_lift", "cta_drop"),
+        ("trigger", "trigger_strength", "trigger_cycles", "source", "target_class"),
+        base=("clean model's base rate of pta", "base_pta"),
+    ),
+    "strings": Layout(
+        ("success", "success_found", "initial_success", "search_lift"), budget="max_queries",
+        base=("said with no adversarial string, undefended", "base_success"),
+    ),
+    "moderation": Layout(
+        ("evasion", "base_evasion", "random_evasion", "evasion_lift"), budget="max_queries",
+    ),
+}  # fmt: skip
+OTHER = Layout(())
+
+
+def layout_of(r: Record) -> Layout:
+    """The layout of a record's threat kind; of a kind that is not known here, its first four metrics."""
+    first = tuple(m.name for m in r.metrics if m.group is None)[:4]
+    return LAYOUTS.get(r.cell.threat, replace(OTHER, columns=first))
 
 
 def number(e: Estimate | None) -> str:
@@ -44,11 +77,11 @@ def print_records(records: Sequence[Record], store: Path) -> None:
         sections[_fixed(r)].append(r)
     for found in sections.values():
         console.print(_table(found))
-        bases = [r for r in found if r.status == "ok"]
-        if bases:
-            seeds = {r.cell.seed: r for r in bases}
-            base = number(pooled(list(seeds.values()), "base_pta")).replace("\n", " ")
-            console.print(f"clean model's base rate of pta: {base}; all intervals at confidence 0.95")
+        base = layout_of(found[0]).base
+        measured = {r.cell.seed: r for r in found if r.status == "ok"}
+        if measured and base:
+            value = number(pooled(list(measured.values()), base[1])).replace("\n", " ")
+            console.print(f"{base[0]}: {value}; all intervals at confidence 0.95")
     for r in records:
         if r.error is not None:
             console.print(
@@ -62,9 +95,7 @@ def print_records(records: Sequence[Record], store: Path) -> None:
 def _fixed(r: Record) -> str:
     """What the rows of one table share: everything but the attack, its own knobs, and the seed."""
     config = r.cell.attack.config
-    goal = [
-        config.get(k) for k in ("trigger", "trigger_strength", "trigger_cycles", "source", "target_class")
-    ]
+    goal = [config.get(k) for k in layout_of(r).goal]
     cell = r.cell.model_dump(mode="json")
     return canonical_json([cell["task"], goal, cell["defenses"], cell["defenses"] and cell["knowledge"]])
 
@@ -73,17 +104,28 @@ def _table(records: Sequence[Record]) -> Table:
     rows: dict[tuple[str, str], list[Record]] = defaultdict(list)
     for r in sorted(records, key=lambda r: r.role != "attack"):
         rows[r.role, r.cell.attack.digest].append(r)
-    first = records[0].cell
-    classes = "/".join(str(first.attack.config.get(k)) for k in ("source", "target_class"))
-    title = f"{first.task.model} on {first.task.dataset}, trigger {first.attack.config.get('trigger')}"
-    behind = " + ".join(d.name for d in first.defenses)
-    title += f", source/target {classes}" + (f", behind {behind} ({first.knowledge})" if behind else "")
-    table = Table(title=title, pad_edge=False)
+    layout = layout_of(next((r for r in records if r.status == "ok"), records[0]))
+    table = Table(title=_title(records[0], layout), pad_edge=False)
     table.add_column("attack\n(role)", min_width=20)
-    for column in ("budget", *COLUMNS, "seeds"):
+    for column in (layout.budget, *layout.columns, "seeds"):
         table.add_column(column, no_wrap=True, justify="right")
     for (role, _), group in rows.items():
         attack, good = group[0].cell.attack, [r for r in group if r.status == "ok"]
-        cells = [number(pooled(good, c)) for c in COLUMNS] if good else ["-"] * len(COLUMNS)
-        table.add_row(f"{attack.name}\n({role})", str(attack.config.get("budget")), *cells, str(len(good)))
+        cells = [number(pooled(good, c)) for c in layout.columns] if good else ["-"] * len(layout.columns)
+        budget = str(attack.config.get(layout.budget, "-"))
+        table.add_row(f"{attack.name}\n({role})", budget, *cells, str(len(good)))
     return table
+
+
+def _title(record: Record, layout: Layout) -> str:
+    """What is attacked, what the attack is after, and the defences."""
+    cell = record.cell
+    config, task = cell.attack.config, cell.task
+    title = f"{task.model} on {task.dataset}"
+    if "template" in task.config:
+        title += f", template {task.config['template']}"
+    if "trigger" in layout.goal:
+        classes = "/".join(str(config.get(k)) for k in ("source", "target_class"))
+        title += f", trigger {config.get('trigger')}, source/target {classes}"
+    behind = " + ".join(d.name for d in cell.defenses)
+    return title + (f", behind {behind} ({cell.knowledge})" if behind else "")

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from redteam.cli.options import DEFAULT_STORE, data_options, with_options
+
+if TYPE_CHECKING:
+    from redteam.record import Record
+    from redteam.types import ImageDataset
 
 
 @with_options(data_options())
@@ -22,16 +26,33 @@ from redteam.cli.options import DEFAULT_STORE, data_options, with_options
 def report(run: str, store: Path, out: Path | None, dataset: str | None, **params: Any) -> None:
     """Write one HTML page about RUN (a folder, or the start of an id).
 
-    It shows triggered examples, success against budget beside the controls, and where the flips fell.
+    Of poison: triggered examples, success against budget beside the controls, where the flips fell. Of
+    adversarial strings: success against queries, every string with its prompt and answer, what failed.
     """
-    from redteam import data
-    from redteam.errors import DataError
     from redteam.files import write_text
-    from redteam.report import render
     from redteam.store import Store, read_record
 
     folder = Store(store).locate(run)
     record = read_record(folder / "record.json")
+    siblings = [r for r in Store(folder.parent).records() if r.cell.task == record.cell.task]
+    if record.cell.threat == "strings":
+        from redteam.report.strings import render_strings
+
+        page = render_strings(folder, siblings)
+    else:
+        from redteam.report import render
+
+        page = render(folder, siblings, _images(record, dataset, params))
+    path = out or folder / "report.html"
+    write_text(path, page)
+    click.echo(str(path))
+
+
+def _images(record: Record, dataset: str | None, params: dict[str, Any]) -> ImageDataset | None:
+    """The images of the run, or None, saying why, where they are not at hand."""
+    from redteam import data
+    from redteam.errors import DataError
+
     name = dataset or record.cell.task.dataset.removesuffix("-jpeg")
     try:
         images = data.load(name, **params)
@@ -39,8 +60,5 @@ def report(run: str, store: Path, out: Path | None, dataset: str | None, **param
             raise DataError(f"'{name}' is not the data this run used; the page will show no images")
     except DataError as error:
         click.echo(f"Note: {error}", err=True)
-        images = None
-    siblings = [r for r in Store(folder.parent).records() if r.cell.task == record.cell.task]
-    path = out or folder / "report.html"
-    write_text(path, render(folder, siblings, images))
-    click.echo(str(path))
+        return None
+    return images

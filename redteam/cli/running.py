@@ -52,7 +52,7 @@ def _run(
     from redteam.spend import Caps, Prices
 
     prices = Prices.read(params["prices"]) if params["prices"] else None
-    caps = Caps(requests=params["max_requests"], tokens=params["max_tokens"], usd=params["max_usd"])
+    caps = Caps(requests=params["cap_requests"], tokens=params["cap_tokens"], usd=params["cap_usd"])
     settings = Settings(
         params["store"], device, source, params["max_seconds"], params["threads"], caps, prices
     )

@@ -159,14 +159,23 @@ def command(record: Record) -> str | None:
     if record.source != "measured":
         return None
     dataset = cell.task.dataset.removesuffix("-jpeg")
-    words = ["redteam", "attack", cell.attack.name, "--dataset", dataset, "--model", cell.task.model]
+    words = [
+        "redteam",
+        "attack",
+        cell.attack.name,
+        "--dataset",
+        dataset,
+        "-o",
+        f"target.model={cell.task.model}",
+    ]
     for d in cell.defenses:
         pairs = ",".join(f"{k}={_option(v)}" for k, v in sorted(d.config.items()))
         words += ["--defense", f"{d.name}:{pairs}" if pairs else d.name]
     if cell.defenses and cell.knowledge == "adaptive":
         words.append("--adaptive")
-    for prefix, config in (("", cell.attack.config), ("victim.", cell.task.config)):
-        for key, value in sorted(config.items()):
+    for prefix, config in (("", cell.attack.config), ("target.", cell.task.config)):
+        # `content` pins a model file; it is no setting.
+        for key, value in sorted((k, v) for k, v in config.items() if k != "content"):
             words += ["-o", f"{prefix}{key}={_option(value)}"]
     return " ".join(map(shlex.quote, [*words, "--controls", "none", "--seed", str(cell.seed)]))
 

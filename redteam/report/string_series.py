@@ -1,0 +1,122 @@
+"""Success against queries: the runs of one task that lie beside each other, as curves. Pure but for reading."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from redteam.artifacts import Strings
+from redteam.errors import ArtifactError, RecordError
+from redteam.hashing import canonical_json
+from redteam.record import Record
+from redteam.report.curve import _Key, _labels, of_metric
+from redteam.stats import Estimate, across_cells, rate
+from redteam.store import read_run
+
+_MOST_POINTS = 80
+POOLED = ("success", "success_found", "initial_success", "search_lift", "success_auc_queries")
+
+
+@dataclass(frozen=True)
+class Series:
+    """One attack or control with one setting, over its seeds. found_at: (cells, strings), -1 where never.
+
+    found_at is None where the files of no cell lie beside the run. asked: whether any query was made; what
+    asks nothing has no curve but a level. cap: queries planned for one string.
+    metrics: means over the cells. medians: `queries_to_success` of each cell that has it.
+    """
+
+    label: str
+    role: str
+    ids: frozenset[str]
+    metrics: dict[str, Estimate | None]
+    medians: tuple[float, ...]
+    found_at: np.ndarray | None
+    cap: float | None
+    asked: bool = True
+
+    def curve(self) -> list[tuple[float, Estimate]]:
+        """(queries, share of the strings found with so many or fewer), at every step but at most 80.
+
+        Of what asks nothing, fresh success all along.
+        """
+        if self.found_at is None:
+            return []
+        level = self.metrics.get("success")
+        if not self.asked and level is not None:
+            return [(0.0, level), (float(self.cap or 0.0), level)]
+        seen = np.unique(self.found_at[self.found_at >= 0])
+        if len(seen) > _MOST_POINTS:
+            seen = np.unique(np.quantile(seen, np.linspace(0, 1, _MOST_POINTS), method="higher"))
+        ends = [float(self.cap)] if self.cap and (not len(seen) or self.cap > seen[-1]) else []
+        budgets = [*([] if len(seen) and seen[0] == 0 else [0.0]), *seen.astype(float).tolist(), *ends]
+        hits = [(self.found_at >= 0) & (self.found_at <= b) for b in budgets]
+        return [(b, rate(h)) for b, h in zip(budgets, hits, strict=True)]
+
+
+def series(run: Path, beside: Sequence[Record]) -> list[Series]:
+    """The records by attack and setting, attacks first. run: the folder whose neighbours hold their files."""
+    groups: dict[_Key, list[Record]] = defaultdict(list)
+    for r in beside:
+        rest = canonical_json([r.cell.attack.version, r.cell.attack.config])
+        groups[r.role, r.cell.attack.name, r.source, rest].append(r)
+    labels = _labels(groups)
+    return [_series(labels[key], run, groups[key]) for key in sorted(groups)]
+
+
+def _series(label: str, run: Path, records: Sequence[Record]) -> Series:
+    ordered = sorted(records, key=lambda r: r.cell.seed)
+    found = [read for r in ordered if (read := _search(run, r)) is not None]
+    caps = [read.cap for read in found if read.cap]
+    medians = [m.value for r in ordered if (m := r.metric("queries_to_success")) is not None]
+    return Series(
+        label=label,
+        role=ordered[0].role,
+        ids=frozenset(r.id for r in ordered),
+        metrics={name: _pooled(ordered, name) for name in POOLED},
+        medians=tuple(medians),
+        found_at=np.stack([read.found_at for read in found]) if found else None,
+        cap=max(caps) if caps else None,
+        asked=any(read.asked for read in found),
+    )
+
+
+def _pooled(records: Sequence[Record], name: str) -> Estimate | None:
+    found = [e for r in records if (e := of_metric(r, name)) is not None]
+    return across_cells(found) if found else None
+
+
+@dataclass(frozen=True)
+class _Searched:
+    """One cell's files. found_at: (strings,), queries at which each was found."""
+
+    found_at: np.ndarray
+    cap: float | None
+    asked: bool
+
+
+def _search(run: Path, record: Record) -> _Searched | None:
+    """What a cell's files tell; None if they are not there, or not whole."""
+    for folder in (run, run.parent / record.id):
+        if not (folder / "record.json").is_file():
+            continue
+        try:
+            found, artifact, tables = read_run(folder)
+        except (ArtifactError, RecordError):
+            continue
+        if found.id == record.id and isinstance(artifact, Strings) and "search" in tables:
+            search = tables["search"]
+            cap = (artifact.notes.get("caps") or {}).get("queries")
+            return _Searched(_found_at(search), cap, bool((search["queries"] > 0).any()))
+    return None
+
+
+def _found_at(search: pd.DataFrame) -> np.ndarray:
+    ordered = search.sort_values("id", kind="stable")
+    at: np.ndarray = np.where(ordered["found"].to_numpy(bool), ordered["queries_at"].to_numpy(np.int64), -1)
+    return at
