@@ -102,6 +102,7 @@ class CellRun:
         self._start = time.perf_counter(), time.process_time()
         # A folder without a record is an unfinished run: so is one that is being run again.
         (self.store.folder(job.cell.id) / "record.json").unlink(missing_ok=True)
+        self.store.begin(job.cell)
         _reset_device_peak(settings.device)
 
     def score(self) -> None:

@@ -1,7 +1,8 @@
 """Runs on disk: one folder per cell, named by its id, written whole.
 
-STORE/<id>/record.json  artifact.npz  outcomes.parquet  flips.parquet
+STORE/<id>/record.json  cell.json  artifact.npz  outcomes.parquet and other tables  spend.sqlite  unfinished/
 STORE/stages/           finished stages, shared by the cells
+STORE/answers.sqlite    answers of remote models
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from redteam.context import UNFINISHED
 from redteam.errors import ArtifactError, InputError, RecordError, StorageError
 from redteam.files import atomic_path, write_text
 from redteam.hashing import digest_file
-from redteam.record import Evidence, FileRef, Record, parse
+from redteam.record import Cell, Evidence, FileRef, Record, parse
+
+CELL = "cell.json"
 
 
 class Store:
@@ -97,6 +100,22 @@ class Store:
             taken = len(list(old.parent.glob("spend.*.sqlite")))
             for path in old.parent.glob("spend.sqlite*"):
                 path.rename(path.with_name(path.name.replace("spend.", f"spend.{taken + 1}.", 1)))
+
+    def begin(self, cell: Cell) -> None:
+        """Say in the run's folder what is being run, so that an unfinished run can be told from another."""
+        write_text(self.folder(cell.id) / CELL, cell.model_dump_json(indent=2) + "\n")
+
+    def begun(self, run: str) -> Cell:
+        """The cell of a run, finished or not, by the start of its id.
+
+        Raises:
+            InputError: none or several.
+        """
+        found = [p for p in self.root.glob(f"*/{CELL}") if run and p.parent.name.startswith(run)]
+        if len(found) != 1:
+            many = f"{len(found)} runs start so" if found else "there is no such run"
+            raise InputError(f"expected the start of a run's id in {self.root}, got '{run}': {many}")
+        return Cell.model_validate_json(found[0].read_text())
 
     def find(self, cell_id: str) -> Record | None:
         """The record of a finished cell."""

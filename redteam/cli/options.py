@@ -89,6 +89,8 @@ def run_options() -> list[click.Option]:
                      help="the same for US dollars; needs --prices"),
         click.Option(["--prices"], type=click.Path(dir_okay=False, path_type=Path), default=None,
                      help="TOML with [models.\"NAME\"] input_per_million and output_per_million, in US dollars"),
+        click.Option(["--resume"], metavar="ID", default=None,
+                     help="go on with this unfinished run, or refuse if what is asked for is another"),
         click.Option(["--force"], is_flag=True, help="run cells again that already have a record"),
         click.Option(["--dry-run"], is_flag=True, help="print resolved configs and the work ahead, run nothing"),
         click.Option(["--json", "as_json"], is_flag=True, help="print the records as JSON"),

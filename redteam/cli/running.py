@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import closing
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -30,6 +31,8 @@ def execute(requests: Sequence[Request], params: Mapping[str, Any]) -> int:
     device, source = resolve(params["device"]), source_of(params)
     planned = [job for request in requests for job in plan(request, source, device)]
     jobs = list({job.cell.id: job for job in planned}.values())
+    if params["resume"]:
+        _check_resumed(jobs, params["store"], params["resume"])
     workers = params["workers"] or (available_cores() if device.kind == "cpu" else 1)
     if params["dry_run"]:
         _dry_run(jobs, source, device, workers, params["as_json"])
@@ -42,6 +45,31 @@ def execute(requests: Sequence[Request], params: Mapping[str, Any]) -> int:
 
         print_records(records, params["store"])
     return 0 if all(r.status == "ok" for r in records) else 1
+
+
+def _check_resumed(jobs: Sequence[Job], store: Path, run: str) -> None:
+    """Refuse to go on with a run that none of the planned cells is, and say in what they differ.
+
+    Raises:
+        DriftError: see above. InputError: no such run.
+    """
+    from redteam.checkpoint import differences
+    from redteam.errors import DriftError
+    from redteam.store import Store
+
+    cell = Store(store).begun(run)
+    if any(job.cell.id == cell.id for job in jobs):
+        return
+    before = cell.model_dump(mode="json")
+    planned = [job.cell.model_dump(mode="json") for job in jobs if job.cell.attack.name == cell.attack.name]
+    changed = min(
+        (differences(before, now) for now in planned), key=len, default=[f"attack: {cell.attack.name}"]
+    )
+    changed = [line for line in changed if not line.startswith("attack.digest")]
+    raise DriftError(
+        f"the run {cell.id} is another one ({'; '.join(changed)}). Give the same settings to go on with it, "
+        "or leave --resume out to begin a run of these"
+    )
 
 
 def _run(

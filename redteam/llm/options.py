@@ -34,7 +34,7 @@ class ModelOptions:
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        if self.backend not in BACKENDS:
+        if ":" not in self.model or self.backend not in BACKENDS:
             raise ConfigError(
                 f"model: expected BACKEND:NAME, got '{self.model}'. {nearest(self.backend, BACKENDS)}"
             )

@@ -62,6 +62,7 @@ def test_records_validate_and_carry_what_they_must(store):
         folder = store / record["id"]
         assert {p.name for p in folder.iterdir()} == {
             "artifact.npz",
+            "cell.json",
             "record.json",
             "outcomes.parquet",
             "flips.parquet",
