@@ -82,7 +82,7 @@ SPEC = Spec(
         "default": Preset(config=StringSearch(), target={"strings": 12, "target_tokens": 8}),
         "smoke": Preset(config=StringSearch(max_queries=32), target={"strings": 2, "target_tokens": 4}),
         "cpu": Preset(
-            config=StringSearch(max_queries=384),
+            config=StringSearch(max_queries=256),
             target={"model": "gguf:smollm2", "strings": 30, "target_tokens": 8},
         ),
         "paper": Preset(

@@ -11,6 +11,7 @@ import math
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from redteam.files import load_toml
 
 # Money is added in whole pico-dollars: sums of floats would drift past a cap.
 PICO = 10**12
+WAIT_S = 60.0  # for another process that writes
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS totals (
@@ -132,6 +134,73 @@ class Prices:
         return cls(models)
 
 
+class Database:
+    """An SQLite file, or memory when `path` is None, that threads and processes share.
+
+    what: what the file holds, for error messages; remedy: what to do about one that is damaged.
+    """
+
+    def __init__(self, path: Path | None, schema: str, *, what: str, remedy: str) -> None:
+        self.path, self._schema, self._what, self._remedy = path, schema, what, remedy
+        self._lock = threading.Lock()
+        self._open: tuple[int, sqlite3.Connection] | None = None
+
+    @contextmanager
+    def transaction(self, *, durable: bool = False, write: bool = True) -> Iterator[sqlite3.Connection]:
+        """One transaction, undone if its body raises. durable: on the disk before it returns.
+
+        Without it a killed process loses nothing either: what is written is with the operating system,
+        and only a power cut can undo it.
+
+        Raises:
+            StorageError: the file cannot be read or written, or is damaged.
+        """
+        with self._lock:
+            try:
+                db = self._connection()
+                db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+                db.execute("BEGIN IMMEDIATE" if write else "BEGIN")
+                try:
+                    yield db
+                    db.execute("COMMIT")
+                finally:
+                    if db.in_transaction:
+                        db.execute("ROLLBACK")
+            except (sqlite3.Error, OSError) as error:
+                raise StorageError(
+                    f"{self._what} {self.path or 'in memory'} cannot be used: {error}. {self._remedy}"
+                ) from error
+
+    def close(self) -> None:
+        """Close the file; the next transaction opens it again. What is in memory is forgotten."""
+        with self._lock:
+            if self._open is not None and self._open[0] == os.getpid():
+                self._open[1].close()
+            self._open = None
+
+    def _connection(self) -> sqlite3.Connection:
+        if self._open is not None and self._open[0] == os.getpid():  # no connection survives a fork
+            return self._open[1]
+        if self.path is not None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        db = sqlite3.connect(
+            self.path or ":memory:", timeout=WAIT_S, isolation_level=None, check_same_thread=False
+        )
+        deadline = time.monotonic() + WAIT_S
+        while True:
+            try:  # SQLite does not wait by itself when two processes make a new file
+                db.execute("PRAGMA journal_mode = WAL")
+                db.executescript(self._schema)
+                break
+            except sqlite3.Error as error:
+                if "locked" not in str(error) or time.monotonic() > deadline:
+                    db.close()
+                    raise
+                time.sleep(0.01)
+        self._open = (os.getpid(), db)
+        return db
+
+
 class Ledger:
     """A durable account of what was spent, in an SQLite file, or in memory when `path` is None.
 
@@ -144,8 +213,12 @@ class Ledger:
         self, path: Path | None = None, caps: Caps | None = None, prices: Prices | None = None
     ) -> None:
         self.path, self.caps, self.prices = path, caps or Caps(), prices or Prices()
-        self._lock = threading.Lock()
-        self._open: tuple[int, sqlite3.Connection] | None = None
+        self._db = Database(
+            path,
+            _SCHEMA,
+            what="the ledger",
+            remedy="It says what was spent: make it writable, or move it away to begin a new account",
+        )
 
     def reserve(
         self, *, model: str, role: str, queries: int, tokens_in: int, tokens_out: int, free: bool = False
@@ -161,7 +234,7 @@ class Ledger:
         """
         self._check_amounts(queries, tokens_in, tokens_out)
         pico, unpriced = self._cost(model, tokens_in, tokens_out, free)
-        with self._transaction(durable=True) as db:
+        with self._db.transaction(durable=True) as db:
             self._check_caps(db, model, role, queries, tokens_in + tokens_out, pico)
             self._add(db, role, model, 1, queries, tokens_in, tokens_out, pico, 0, unpriced)
             cursor = db.execute(
@@ -180,7 +253,7 @@ class Ledger:
             StorageError: the ledger cannot be written.
         """
         self._check_amounts(0, tokens_in, tokens_out)
-        with self._transaction(durable=False) as db:
+        with self._db.transaction() as db:
             row = db.execute(
                 "DELETE FROM open WHERE ticket = ? RETURNING role, model, tokens_in, tokens_out, pico_usd, free",
                 (ticket,),
@@ -200,22 +273,19 @@ class Ledger:
             StorageError: the ledger cannot be written.
         """
         self._check_amounts(queries, tokens_in, tokens_out)
-        with self._transaction(durable=False) as db:
+        with self._db.transaction() as db:
             self._check_caps(db, model, role, queries, tokens_in + tokens_out, 0)
             self._add(db, role, model, 1, queries, tokens_in, tokens_out, 0, 0, 0)
 
     def spent(self, role: str | None = None) -> Spent:
         """What one role spent, or all together, open reservations included."""
-        with self._transaction(durable=False) as db:
+        with self._db.transaction(write=False) as db:
             values = dict(zip(_COLUMNS, self._totals(db, role), strict=True))
         return Spent(usd=values.pop("pico_usd") / PICO, **values)
 
     def close(self) -> None:
         """Close the file; the next call opens it again. A ledger in memory forgets everything."""
-        with self._lock:
-            if self._open is not None and self._open[0] == os.getpid():
-                self._open[1].close()
-            self._open = None
+        self._db.close()
 
     @staticmethod
     def _check_amounts(*amounts: int) -> None:
@@ -261,41 +331,3 @@ class Ledger:
     @staticmethod
     def _add(db: sqlite3.Connection, role: str, model: str, *amounts: int) -> None:
         db.execute(_ADD, (role, model, *amounts))
-
-    @contextmanager
-    def _transaction(self, *, durable: bool) -> Iterator[sqlite3.Connection]:
-        """One write transaction. durable: on the disk before it returns, so that no power cut undoes it.
-
-        Without it, a killed process still loses nothing: what is written is with the operating system.
-        """
-        with self._lock:
-            try:
-                db = self._connection()
-                db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
-                db.execute("BEGIN IMMEDIATE")
-                try:
-                    yield db
-                    db.execute("COMMIT")
-                finally:
-                    if db.in_transaction:
-                        db.execute("ROLLBACK")
-            except sqlite3.Error as error:
-                raise StorageError(
-                    f"the ledger {self.path or 'in memory'} cannot be used: {error}. It says what was spent: "
-                    "make it readable and writable, or move it away to begin a new account"
-                ) from error
-
-    def _connection(self) -> sqlite3.Connection:
-        if self._open is None or self._open[0] != os.getpid():  # no connection survives a fork
-            if self.path is not None:
-                try:
-                    self.path.parent.mkdir(parents=True, exist_ok=True)
-                except OSError as error:
-                    raise StorageError(f"cannot write {self.path}: {error.strerror or error}") from error
-            db = sqlite3.connect(
-                self.path or ":memory:", timeout=60, isolation_level=None, check_same_thread=False
-            )
-            db.execute("PRAGMA journal_mode = WAL")
-            db.executescript(_SCHEMA)
-            self._open = (os.getpid(), db)
-        return self._open[1]

@@ -28,11 +28,13 @@ def _section(title: str, rows: dict[str, str]) -> None:
 def list_() -> None:
     """List attacks, defences, audits, targets, data sets and models, one line each."""
     from redteam import data, models
+    from redteam.llm.backends import BACKENDS
 
     for kind, title in _KINDS.items():
         _section(title, {n: registry.summary(kind, n) for n in registry.names(kind)})
     _section("Data sets", data.names())
     _section("Models", models.NAMES)
+    _section("Language models", {f"{name}:": text for name, text in BACKENDS.items()})
 
 
 @click.command()

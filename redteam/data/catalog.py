@@ -1,9 +1,9 @@
-"""Every data set by name, and the one function that loads them."""
+"""Every data set by name, and the one function that loads images."""
 
 from __future__ import annotations
 
 from redteam.data.access import Access
-from redteam.errors import UnknownNameError
+from redteam.errors import DataError, UnknownNameError
 from redteam.types import ImageDataset
 
 _EMBEDDED = {
@@ -25,12 +25,19 @@ _FOLDERS = {
     "folder:PATH": "any folder PATH/train/<class>/*, PATH/test/<class>/*; ?size=32 resizes and crops",
     "hf:PATH_OR_ID": "any Hugging Face image classification set: a local Parquet folder or a hub id",
 }
+# Sets of strings, for language models: `redteam.data.texts.load_texts` loads them.
+TEXTS: dict[str, str] = {
+    "harmless-strings": "130 harmless sentences, lists, numbers, products and lines of code; in the package",
+    "random-words": "100 strings of 10 common English words each, drawn with a seed; in the package",
+    "moderated-topics": "104 harmless texts on topics that the embedded classifier moderates; in the package",
+    "file:PATH": "your own strings: .txt with one a line, .csv or .jsonl with target, goal or text",
+}
 _LOSSY = "-jpeg"
 
 
 def names() -> dict[str, str]:
-    """Every name `load` takes, with a line on each; imports nothing heavy."""
-    return {**_EMBEDDED, **_STANDARD, **_FOLDERS}
+    """Every data set, images and strings, with a line on each; imports nothing heavy."""
+    return {**_EMBEDDED, **_STANDARD, **_FOLDERS, **TEXTS}
 
 
 def load(
@@ -39,8 +46,8 @@ def load(
     """Load a data set into memory.
 
     Args:
-        name: a key of `names()`, `folder:PATH[?size=N]`, or `hf:PATH_OR_ID`. `<name>-jpeg`, the name that
-            a standard set gets when only lossy bytes are at hand, is understood too.
+        name: a key of `names()` but not of `TEXTS`, `folder:PATH[?size=N]`, or `hf:PATH_OR_ID`.
+            `<name>-jpeg`, the name that a standard set gets when only lossy bytes are at hand, is understood too.
         data_dir: where existing copies are looked for and downloads go. Without it: the environment's
             `REDTEAM_DATA`, else the user's cache folder.
         offline: forbid the network.
@@ -48,8 +55,10 @@ def load(
 
     Raises:
         UnknownNameError: no such name.
-        DataError: the data is missing, malformed or not what its name says.
+        DataError: the data is missing, malformed or not what its name says, or a set of strings.
     """
+    if name in TEXTS or name.startswith("file:"):
+        raise DataError(f"'{name}' is a set of strings for language models; expected a set of images")
     access = Access.resolve(data_dir, offline=offline, download=download)
     if name.startswith("folder:"):
         from redteam.data.folder import load_folder

