@@ -22,7 +22,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from attacks._shared.string_search import Setting, StringSearch, best_of, prepare, search_one, search_rows
-from attacks._shared.strings import THREAT, Row, assemble, request_of
+from attacks._shared.strings import TARGETS, THREAT, Row, assemble, request_of
 from redteam.artifacts import Strings
 from redteam.context import Context
 from redteam.errors import ConfigError
@@ -79,12 +79,9 @@ SPEC = Spec(
     source="hayase2024gcq",
     controls=("no-string", "plain-request", "init-only", "random-search", "random-init", "transfer-only"),
     presets={
-        "default": Preset(config=StringSearch(), target={"strings": 12, "target_tokens": 8}),
-        "smoke": Preset(config=StringSearch(max_queries=32), target={"strings": 2, "target_tokens": 4}),
-        "cpu": Preset(
-            config=StringSearch(max_queries=256),
-            target={"model": "gguf:smollm2", "strings": 30, "target_tokens": 8},
-        ),
+        "default": Preset(config=StringSearch(), target=TARGETS["default"]),
+        "smoke": Preset(config=StringSearch(max_queries=32), target=TARGETS["smoke"]),
+        "cpu": Preset(config=StringSearch(), target=TARGETS["cpu"]),
         "paper": Preset(
             config=StringSearch(
                 length=20,
@@ -95,7 +92,7 @@ SPEC = Spec(
                 max_queries=100_000,
                 max_usd=0.2,
             ),
-            target={"model": "openai:gpt-3.5-turbo-instruct-0914"},
+            target=TARGETS["paper"],
         ),
     },
     published=(

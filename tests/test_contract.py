@@ -11,14 +11,19 @@ import pytest
 
 from redteam import registry
 from redteam.artifacts import load
-from redteam.config import build, to_json
+from redteam.config import build, knobs, to_json
 from redteam.context import Context
 from redteam.device import Device
 from redteam.errors import ConfigError, UnknownNameError
+from redteam.language import LanguageModel, Sampling, TextDataset
+from redteam.llm import target as language
+from redteam.llm.options import ModelOptions
+from redteam.llm.target import open_model
 from redteam.seeding import SeedPath
 from redteam.trainable import ImageTrainable
 from redteam.types import Spec, Trainable
 from tests.conftest import small_config, stripes_dataset
+from tests.llm.toy import ToyModel
 
 ROOT = Path(__file__).parents[1]
 EVERY = [(kind, name) for kind in registry.GROUPS for name in registry.names(kind)]
@@ -106,6 +111,65 @@ def test_inputs_untouched_budget_kept_and_disk_survived(name, tmp_path):
     for field in dataclasses.fields(artifact):
         a, b = getattr(artifact, field.name), getattr(again, field.name)
         assert np.array_equal(a, b) if isinstance(a, np.ndarray) else a == b, field.name
+
+
+STRINGS = [
+    name for name in registry.names("attack")
+    if (t := registry.get("attack", name).threat) and (t.kind, t.target) == ("strings", "language-model")
+]  # fmt: skip
+WORDS = TextDataset("toy", ("a", "b"), ("frog", "lamp"), "made in the tests", "none needed")
+
+
+def spoken(name: str, seed: int, tmp_path: Path, **target_knobs):
+    """Run one string attack on a toy model; returns (artifact, file bytes, prompts the model was asked)."""
+    spec = registry.get("attack", name)
+    ctx = Context(Device("cpu"), SeedPath(seed))
+    target = language.make(WORDS, language.configure(WORDS, target_knobs), ctx)
+    target.__dict__["undefended"] = model = ToyModel()
+    values = {k: v for k, v in {"max_queries": 40, "length": 6}.items() if k in knobs(spec.config)}
+    config = build(spec.config, values, base=spec.presets["default"].config)
+    config = spec.resolve(config, target) if spec.resolve else config
+    artifact = spec.run(target, config, ctx.at("attack", name))
+    artifact.save(tmp_path / f"{seed}.npz")
+    return artifact, (tmp_path / f"{seed}.npz").read_bytes(), model.asked
+
+
+@pytest.mark.parametrize("name", STRINGS)
+def test_string_attacks_same_seed_same_bytes_budget_kept_and_disk_survived(name, tmp_path):
+    artifact, first, asked = spoken(name, 0, tmp_path)
+    assert spoken(name, 0, tmp_path)[1] == first
+    assert artifact.ids == WORDS.ids and artifact.targets == WORDS.texts
+    assert artifact.queries.max() <= 40 and artifact.queries.sum() == len(asked)
+    again = load(tmp_path / "0.npz")
+    assert (again.prompts, again.initial, again.finish) == (
+        artifact.prompts,
+        artifact.initial,
+        artifact.finish,
+    )
+    assert np.array_equal(again.loss, artifact.loss, equal_nan=True)
+    # Attacks that draw nothing give the same for all seeds.
+    if name in ("random-init", "random-search"):
+        assert spoken(name, 1, tmp_path)[1] != first
+
+
+@pytest.mark.parametrize("name", [n for n in STRINGS if registry.get("attack", n).role == "control"])
+def test_controls_of_string_attacks_meet_the_attacks_own_targets(name):
+    own, attack = registry.get("attack", name).presets, registry.get("attack", "gcq").presets
+    assert {k: dict(p.target) for k, p in own.items()} == {k: dict(p.target) for k, p in attack.items()}
+
+
+@pytest.mark.parametrize("name", registry.names("defense"))
+def test_defences_of_language_models_give_one_that_says_it_is_defended(name, ctx):
+    spec = registry.get("defense", name)
+    if spec.threat.target != "language-model":
+        pytest.skip("this contract is for language models")
+    model = open_model(ModelOptions(model="tiny:"), ctx)
+    default = spec.presets["default"].config
+    defended = spec.run(model, build(spec.config, {}, base=default), ctx.at("defense"))
+    assert isinstance(defended, LanguageModel) and defended.kind == model.kind
+    assert defended.fingerprint() != model.fingerprint()
+    (answer,) = defended.generate(["What is two and two?"], Sampling(max_tokens=4))
+    assert answer.finish in ("stop", "length", "refused")
 
 
 @pytest.mark.parametrize("name", registry.names("defense"))

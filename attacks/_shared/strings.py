@@ -110,11 +110,20 @@ def assemble(rows: Sequence[Row], config: StringGoal, notes: dict[str, Any], mod
     )  # fmt: skip
 
 
+# What each preset of a string attack and of its controls is put to, so that alone they meet the same target.
+TARGETS: dict[str, dict[str, Any]] = {
+    "default": {"strings": 12, "target_tokens": 8},
+    "smoke": {"strings": 2, "target_tokens": 4},
+    "cpu": {"model": "gguf:smollm2", "strings": 30, "target_tokens": 8},
+    "paper": {"model": "openai:gpt-3.5-turbo-instruct-0914"},
+}
+
+
 def control(
     name: str, run: Callable[[LanguageTarget, Any, Context], Strings], config: type = StringGoal
 ) -> Spec:
     """The `SPEC` of a control of string attacks."""
-    presets = {title: Preset(config=config()) for title in ("default", "cpu", "paper", "smoke")}
+    presets = {title: Preset(config=config(), target=target) for title, target in TARGETS.items()}
     return Spec(
         name=name, kind="attack", role="control", version="1", config=config, run=run, presets=presets,
         source="hayase2024gcq", threat=THREAT,

@@ -62,7 +62,9 @@ class Cache:
         """
         text = canonical_json(answer)
         with self._db.transaction() as db:
-            db.execute("INSERT OR REPLACE INTO answers VALUES (?, ?, ?)", (key, text, _digest(key, text.encode())))
+            db.execute(
+                "INSERT OR REPLACE INTO answers VALUES (?, ?, ?)", (key, text, _digest(key, text.encode()))
+            )
 
     def close(self) -> None:
         """Close the file."""

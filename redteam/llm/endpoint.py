@@ -60,7 +60,7 @@ def open_endpoint(options: ModelOptions, ctx: Context, role: str = "target") -> 
         place=hashlib.sha256(url.encode()).hexdigest(),
     )
     pacer = Pacer(options.batch, ctx.rng("endpoint", role))
-    return Endpoint(Exchange(server, wire, pacer, ctx, role), no_tokens=why)
+    return Endpoint(Exchange(server, wire, pacer, ctx, role), options, no_tokens=why)
 
 
 class Endpoint:
@@ -72,10 +72,15 @@ class Endpoint:
     kind: Literal["language-model"] = "language-model"
 
     def __init__(
-        self, exchange: Exchange, *, no_tokens: str = "", on_close: Callable[[], None] | None = None
+        self,
+        exchange: Exchange,
+        options: ModelOptions,
+        *,
+        no_tokens: str = "",
+        on_close: Callable[[], None] | None = None,
     ) -> None:
         """Set up. no_tokens: why there is no tokenizer. on_close: called when it is closed."""
-        self._exchange, self._server = exchange, exchange.server
+        self._exchange, self._server, self.options = exchange, exchange.server, options
         self._no_tokens, self._on_close = no_tokens, on_close
         self.pacer = exchange.pacer
         self._lock = threading.Lock()

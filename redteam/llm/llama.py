@@ -70,7 +70,7 @@ def open_llama(options: ModelOptions, ctx: Context, role: str = "target") -> End
         ours=True,
     )
     pacer = Pacer(1, ctx.rng("endpoint", role))
-    return Endpoint(Exchange(server, wire, pacer, ctx, role), on_close=process.stop)
+    return Endpoint(Exchange(server, wire, pacer, ctx, role), options, on_close=process.stop)
 
 
 @dataclass(eq=False)

@@ -257,7 +257,11 @@ def load_network(source: Source, dtype: str, device: str) -> Network:
 
 
 def _caches(module: Any, device: torch.device) -> bool:
-    """Whether logits after a shared beginning are those of the whole: tried on six tokens."""
+    """Whether logits after a shared beginning are those of the whole: tried on six tokens.
+
+    Recurrent networks, and some attention networks under old versions of transformers, cannot go on from
+    the keys and values they are given; they are asked for whole passes.
+    """
     import torch
 
     with torch.inference_mode():
@@ -266,11 +270,11 @@ def _caches(module: Any, device: torch.device) -> bool:
         try:
             out = _forward(module, ids[:, :4], 1, past_key_values=EMPTY.cache(1), use_cache=True)
             prefix = prefix_of(out.past_key_values, tuple(range(4)))
-        except (TypeError, AttributeError):  # not that kind of network
+            if prefix is None:
+                return False
+            given = {"past_key_values": prefix.cache(2), "use_cache": True}
+            split = _forward(module, ids[:, 4:].expand(2, -1), 1, **given).logits.float()
+        except (TypeError, AttributeError, LookupError, ValueError, RuntimeError):
             return False
-        if prefix is None:
-            return False
-        given = {"past_key_values": prefix.cache(2), "use_cache": True}
-        split = _forward(module, ids[:, 4:].expand(2, -1), 1, **given).logits.float()
         off = (split - whole).abs().max() / whole.abs().max().clamp(min=1.0)
         return bool(off < (1e-3 if module.dtype == torch.float32 else 0.1))

@@ -80,7 +80,9 @@ def _behind(tokenizer: Any, template: Template, system: str | None) -> tuple[Tex
         return open_text(tokenizer, "raw", None, **known), True
     if tokenizer.chat_template:
         return open_text(tokenizer, "chat", system, **known), True
-    return replace(open_text(tokenizer, "raw", None, **known), template="chat", head=(), answer_lead=""), False
+    return replace(
+        open_text(tokenizer, "raw", None, **known), template="chat", head=(), answer_lead=""
+    ), False
 
 
 # ---------------------------------------------------------------- tiktoken

@@ -327,6 +327,7 @@ def connect(
     from redteam.device import Device
     from redteam.llm.endpoint import Endpoint
     from redteam.llm.exchange import Exchange, Server
+    from redteam.llm.options import ModelOptions
     from redteam.llm.pace import Pacer
     from redteam.llm.tokenizers import open_tokenizer
     from redteam.llm.wire import Wire
@@ -347,4 +348,5 @@ def connect(
     )  # fmt: skip
     clock = {} if real_sleep else {"clock": lambda: now[0], "sleep": sleep}
     pacer = Pacer(batch, ctx.rng("endpoint"), retries=retries, **clock)
-    return Endpoint(Exchange(who, wire, pacer, ctx, "target"), no_tokens="no tokenizer is known")
+    options = ModelOptions(model="openai:toy", template=template, system=system, batch=batch)
+    return Endpoint(Exchange(who, wire, pacer, ctx, "target"), options, no_tokens="no tokenizer is known")

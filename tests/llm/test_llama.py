@@ -87,7 +87,7 @@ def test_a_chat_is_sent_as_ids_and_goes_on_with_a_given_beginning(model):
     exchange = model._exchange
     tokens = open_tokenizer("server", "llama", "chat", "Be brief.", exchange.wire.fetch)
     server = replace(exchange.server, template="chat", system="Be brief.", tokens=tokens)
-    chat = Endpoint(Exchange(server, exchange.wire, exchange.pacer, context(), "target"))
+    chat = Endpoint(Exchange(server, exchange.wire, exchange.pacer, context(), "target"), model.options)
     rendered = chat.detokenize(chat.encode("Hi"))
     assert rendered.startswith("<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>")
     assert rendered.endswith("<|im_start|>assistant\n")

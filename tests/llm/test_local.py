@@ -209,7 +209,8 @@ def test_other_networks_score_and_decode_alike(tmp_path, name):
         make(path, template="chat", batch=4),
         make(path, template="chat", batch=1, prefix_cache=False),
     )
-    assert model._net.caches == (name != "mamba, no keys")
+    old = transformers.__version__ < "4.57" and name in ("gpt2", "gemma2, window 8")  # other caches then
+    assert model._net.caches == (name != "mamba, no keys" and not old)
     prompts = [*neighbours(model, 8), *SENTENCES[:2], "a"]
     for prompt, scores in zip(prompts, model.score(prompts, "the rain"), strict=True):
         np.testing.assert_allclose(scores.logprobs, reference(model, prompt, "the rain")[0], atol=TOLERANCE)
