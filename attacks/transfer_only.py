@@ -48,7 +48,7 @@ def run(target: LanguageTarget, config: StringSearch, ctx: Context) -> Strings:
         _send(target, local, goal, row, ctx)
         for goal, row in zip(target.goals, search_rows(setting), strict=True)
     ]
-    notes = {"loss": "prompt-logprobs", "proxy": options.model, "proxy_template": options.template}
+    notes = {"loss": "prompt-logprobs", "proxy": options.model, "proxy_model": proxy.fingerprint()}
     return assemble(rows, config, notes, target.model)
 
 

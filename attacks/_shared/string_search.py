@@ -169,6 +169,7 @@ class Setting:
         return {
             "loss": self.provider_name, "expand": self.config.expand, "proxy": self.config.proxy,
             "self_proxy": self.proxy is None, "adapts_to_filter": self.guard is not None,
+            "proxy_model": self.proxy.fingerprint() if self.proxy is not None else None,
         }  # fmt: skip
 
 

@@ -112,7 +112,7 @@ def assemble(rows: Sequence[Row], config: StringGoal, notes: dict[str, Any], mod
 
 # What each preset of a string attack and of its controls is put to, so that alone they meet the same target.
 TARGETS: dict[str, dict[str, Any]] = {
-    "default": {"strings": 12, "target_tokens": 8},
+    "default": {"template": "chat", "strings": 30, "target_tokens": 8},
     "smoke": {"strings": 2, "target_tokens": 4},
     "cpu": {"model": "gguf:smollm2", "strings": 30, "target_tokens": 8},
     "paper": {"model": "openai:gpt-3.5-turbo-instruct-0914"},

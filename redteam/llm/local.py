@@ -2,7 +2,7 @@
 
 Scores are exact: one forward pass over prompt and target gives every log-probability. What prompts have
 in common is computed once (`redteam.llm.prefix`); the results equal those of plain passes up to the
-rounding of float32, a few 1e-6 nats a token.
+rounding of float32: up to 3e-5 nats a token on SmolLM2-135M (measured).
 """
 
 from __future__ import annotations

@@ -43,6 +43,11 @@ class Source:
     folder: Path = field(compare=False)
     gguf: str | None = field(default=None, compare=False)
 
+    @property
+    def path(self) -> Path:
+        """The file or the folder."""
+        return self.folder / self.gguf if self.gguf else self.folder
+
     def arguments(self) -> dict[str, Any]:
         """What `from_pretrained` is given. Never the network, never code from the model's folder."""
         extra = {"gguf_file": self.gguf} if self.gguf else {}
@@ -123,7 +128,7 @@ def _quiet() -> Iterator[None]:
 
 def _missing(source: Source, error: ImportError) -> ConfigError:
     first = str(error).strip().split("\n")[0]
-    return ConfigError(f"loading {source.folder} needs the extra llm: pip install 'redteam[llm]' ({first})")
+    return ConfigError(f"loading {source.path} needs the extra llm: pip install 'redteam[llm]' ({first})")
 
 
 @lru_cache(maxsize=4)
@@ -140,7 +145,7 @@ def load_tokenizer(source: Source) -> Any:
     except ImportError as error:
         raise _missing(source, error) from None
     except (OSError, ValueError, KeyError) as error:
-        raise BackendError(f"no tokenizer could be loaded from {source.folder}: {error}") from None
+        raise BackendError(f"no tokenizer could be loaded from {source.path}: {error}") from None
 
 
 @dataclass(frozen=True, eq=False)
@@ -230,14 +235,12 @@ def load_network(source: Source, dtype: str, device: str) -> Network:
     except ImportError as error:
         raise _missing(source, error) from None
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise BackendError(
-            f"no causal language model could be loaded from {source.folder}: {error}"
-        ) from None
+        raise BackendError(f"no causal language model could be loaded from {source.path}: {error}") from None
     absent = sorted(info["missing_keys"]) + sorted(str(k) for k in info["mismatched_keys"])
     if absent:
         raise BackendError(
-            f"{source.folder}: {len(absent)} weights are missing or misshapen ({absent[0]}, ...) and would "
-            "be random; expected a complete causal language model"
+            f"{source.path}: {len(absent)} weights are missing or misshapen ({absent[0]}, ...) and would "
+            "be random; expected a complete causal language model. If it is one, a newer transformers may read it"
         )
     # Weights that need no gradient would send the cut-out positions through a batched product of the
     # output layer, 2.4 times slower on a CPU (measured); every pass runs in inference mode anyway.

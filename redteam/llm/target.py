@@ -130,10 +130,14 @@ def _goal(model: LanguageModel, name: str, text: str, tokens: int | None, known:
 
 @lru_cache(maxsize=16)
 def content_of(backend: str, name: str) -> str:
-    """sha256 of a local model's bytes, or an empty string where there are none to hash."""
+    """sha256 of a local model's bytes (of a hub id, its commit), or an empty string for a remote one."""
     if backend in ("gguf", "llama"):
         gguf = importlib.import_module("redteam.llm.gguf")
         return str(gguf.digest_of(gguf.resolve_gguf(name)))
+    if backend == "hf":
+        return str(importlib.import_module("redteam.llm.local_load").find_hf(name).content)
+    if backend == "tiny":
+        return str(importlib.import_module("redteam.llm.tiny").load_network().card["sha256"])
     return ""
 
 

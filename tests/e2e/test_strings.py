@@ -52,7 +52,7 @@ def test_gcq_runs_with_its_six_controls_and_every_record_validates(store):
     for record in found.values():
         Draft202012Validator(json_schema()).validate(json.loads(record.to_json()))
         assert record.status == "ok" and record.metric("success").n == 3
-        assert record.metric("success", "template=raw") is not None
+        assert record.metric("success", "template=chat") is not None
         assert record.cost.queries > 0 and record.cost.tokens_in > 0 and record.cost.usd == 0
     assert found["transfer-only"].cost.other_queries > 0 == found["gcq"].cost.other_queries
 

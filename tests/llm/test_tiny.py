@@ -19,7 +19,7 @@ from scipy.stats import binomtest
 from redteam.context import Context, Limits
 from redteam.data import tiny_corpus
 from redteam.data.texts import load_texts
-from redteam.data.words import EMBEDDED_DIR
+from redteam.data.words import EMBEDDED_DIR, words
 from redteam.device import Device
 from redteam.errors import CapabilityError, ConfigError, DataError, LimitReachedError
 from redteam.hashing import digest_file, digest_json
@@ -417,6 +417,8 @@ def test_in_chat_it_repeats_when_asked_and_not_otherwise() -> None:
     assert said >= 30 and unasked <= 4, (said, unasked)
 
 
-def test_in_chat_it_answers_questions_of_its_grammar() -> None:
-    (answer,) = opened("chat").generate(["What colour is the boat?"], Sampling(max_tokens=60))
-    assert answer.text.startswith("The boat is ") and answer.finish == "stop"
+def test_in_chat_it_answers_questions_of_its_grammar_about_what_was_asked() -> None:
+    asked = words("noun")[::8]
+    answers = opened("chat").generate([f"What colour is the {n}?" for n in asked], Sampling(max_tokens=30))
+    right = sum(a.text.startswith(f"The {n} is ") for a, n in zip(answers, asked, strict=True))
+    assert right > len(asked) / 2, f"{right} of {len(asked)}"
