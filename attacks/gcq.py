@@ -19,55 +19,19 @@ Expect: repeated-target initialisation alone solves a share of short strings; re
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-from attacks._shared.string_search import Setting, StringSearch, best_of, prepare, search_one, search_rows
-from attacks._shared.strings import TARGETS, THREAT, Row, assemble, request_of
+from attacks._shared.string_search import StringSearch, prepare, run_search
+from attacks._shared.strings import TARGETS, THREAT, assemble
 from redteam.artifacts import Strings
 from redteam.context import Context
-from redteam.errors import ConfigError
 from redteam.llm.target import LanguageTarget
-from redteam.types import Preset, Published, Spec
+from redteam.types import Preset, Spec
 
 
 def run(target: LanguageTarget, config: StringSearch, ctx: Context) -> Strings:
     """One search a string, or one for all of them. Returns the strings artifact."""
     setting = prepare(target, config, ctx, "gcq", SPEC.version)
-    rows = _universal(setting) if config.universal else search_rows(setting)
-    return assemble(rows, config, setting.notes(), target.model)
+    return assemble(run_search(setting), config, setting.notes(), target.model)
 
-
-def _universal(setting: Setting) -> list[Row]:
-    """One string for all targets, searched on the first part of them; the rest validate it.
-
-    Queries are booked in equal parts on the strings that were searched on.
-
-    Raises:
-        ConfigError: nothing is left to search on.
-    """
-    config, goals, model = setting.config, setting.goals, setting.model
-    train = len(goals) - round(config.validation * len(goals))
-    if train < 1:
-        raise ConfigError("universal: no string is left to search on; lower --validation")
-    whole = replace(setting, config=replace(config, max_queries=config.max_queries * train))
-    state, first = search_one(whole, 0, goals[:train], config.variant)
-    texts = [model.detokenize(ids) for ids in (best_of(state, first), first)]
-    rows = []
-    for index, goal in enumerate(goals):
-        request, searched = request_of(config, goal), index < train
-        part = replace(
-            state, queries=state.queries // train if searched else 0,
-            tokens=state.tokens // train if searched else 0, usd=state.usd / train if searched else 0.0,
-            found=state.found if searched else None, best=state.best if searched else None,
-            trace=[] if index else state.trace, proxy_queries=0 if index else state.proxy_queries,
-        )  # fmt: skip
-        part.found_at = (part.queries, part.tokens, part.usd) if part.found else (-1, -1, -1.0)
-        rows.append(Row(goal, request + texts[0], request + texts[1], part))
-    return rows
-
-
-_PAPER = "Query-Based Adversarial Prompt Generation, section 4.3, second-hand"
-_PAPER_CELL = {"task.model": "openai:gpt-3.5-turbo-instruct-0914", "attack.config.max_usd": 0.2}
 
 SPEC = Spec(
     name="gcq",
@@ -95,7 +59,4 @@ SPEC = Spec(
             target=TARGETS["paper"],
         ),
     },
-    published=(
-        Published(metric="success_found", value=0.86, source="hayase2024gcq", where=_PAPER, when=_PAPER_CELL),
-    ),
 )

@@ -25,7 +25,8 @@ import numpy as np
 from attacks._shared import moves
 from attacks._shared.losses import Loss
 from attacks._shared.moves import Ids
-from attacks._shared.search import Rules, Search, State
+from attacks._shared.search import Rules, Search
+from attacks._shared.search_state import State
 from redteam.artifacts import Suffixes
 from redteam.config import check_ranges, knob, to_json
 from redteam.context import Context
@@ -33,7 +34,7 @@ from redteam.data.words import common_words
 from redteam.errors import ConfigError
 from redteam.language import ANSWERED
 from redteam.llm.text_target import ModerationTarget
-from redteam.types import Preset, Published, Spec, Threat
+from redteam.types import Preset, Spec, Threat
 
 THREAT = Threat(
     kind="moderation",
@@ -142,10 +143,10 @@ class ModerationObjective:
         """Never needed: verdicts say whether a text is flagged."""
         return False
 
-    def spent(self) -> tuple[int, float]:
-        """Tokens and US dollars booked so far."""
+    def spent(self) -> tuple[int, int, float]:
+        """Requests, tokens and US dollars booked so far."""
         spent = self.ctx.ledger.spent("target")
-        return spent.tokens_in + spent.tokens_out, spent.usd
+        return spent.requests, spent.tokens_in + spent.tokens_out, spent.usd
 
 
 def join(text: str, suffix: str) -> str:
@@ -206,7 +207,11 @@ def run(target: ModerationTarget, config: SuffixSearch, ctx: Context) -> Suffixe
 
 def _score_of(state: State | None) -> float:
     """The lowest mean score that a search saw; not a number where it saw none."""
-    return state.best.loss.value if state is not None and state.best is not None else math.nan
+    if state is None:
+        return math.nan
+    if state.found is not None:
+        return math.nan if state.found_loss is None else state.found_loss
+    return state.best.loss.value if state.best is not None else math.nan
 
 
 def _notes(target: ModerationTarget, config: SuffixSearch, found: Sequence[Any]) -> dict[str, Any]:
@@ -216,13 +221,6 @@ def _notes(target: ModerationTarget, config: SuffixSearch, found: Sequence[Any])
         "classifier": target.classifier.fingerprint(),
     }  # fmt: skip
 
-
-_WHERE = "Query-Based Adversarial Prompt Generation, section 4.5, second-hand"
-_CELL = {
-    "task.model": "openai:text-moderation-007",
-    "attack.config.length": 20,
-    "attack.config.universal": False,
-}
 
 SPEC = Spec(
     name="gcq-moderation",
@@ -243,8 +241,4 @@ SPEC = Spec(
             target={"model": "openai:text-moderation-007"},
         ),
     },
-    published=(
-        Published(metric="evasion", value=0.914, source="hayase2024gcq", where=_WHERE, when=_CELL),
-        Published(metric="base_evasion", value=0.34, source="hayase2024gcq", where=_WHERE, when=_CELL),
-    ),
 )

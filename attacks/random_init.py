@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from attacks._shared.string_search import StringSearch, prepare, search_rows
+from attacks._shared.string_search import StringSearch, prepare, run_search
 from attacks._shared.strings import assemble, control
 from redteam.artifacts import Strings
 from redteam.context import Context
@@ -19,12 +19,12 @@ from redteam.llm.target import LanguageTarget
 def run(target: LanguageTarget, config: StringSearch, ctx: Context) -> Strings:
     """One search a string, from random tokens."""
     setting = prepare(target, config, ctx, "random-init", SPEC.version)
-    return assemble(search_rows(setting), config, setting.notes(), target.model)
+    return assemble(run_search(setting), config, setting.notes(), target.model)
 
 
 def resolve(config: StringSearch, target: Any) -> StringSearch:
     """Begin with random tokens."""
-    return replace(config, init="random", universal=False)
+    return replace(config, init="random")
 
 
 SPEC = replace(control("random-init", run, StringSearch), resolve=resolve)

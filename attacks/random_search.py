@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from attacks._shared.string_search import StringSearch, prepare, search_rows
+from attacks._shared.string_search import StringSearch, prepare, run_search
 from attacks._shared.strings import assemble, control
 from redteam.artifacts import Strings
 from redteam.context import Context
@@ -18,12 +18,12 @@ from redteam.llm.target import LanguageTarget
 def run(target: LanguageTarget, config: StringSearch, ctx: Context) -> Strings:
     """The best of `max_queries` random strings for each target."""
     setting = prepare(target, config, ctx, "random-search", SPEC.version)
-    return assemble(search_rows(setting, variant="random"), config, setting.notes(), target.model)
+    return assemble(run_search(setting, "random"), config, setting.notes(), target.model)
 
 
 def resolve(config: StringSearch, target: Any) -> StringSearch:
     """No initial string but a random one, and nothing to rank."""
-    return replace(config, init="random", proxy="none", universal=False)
+    return replace(config, init="random", proxy="none")
 
 
 SPEC = replace(control("random-search", run, StringSearch), resolve=resolve)

@@ -13,12 +13,14 @@ import numpy as np
 
 from attacks._shared import moves
 from attacks._shared.losses import Loss, from_prompt_logprobs
-from attacks._shared.search import State
-from attacks._shared.string_search import Setting, StringObjective, StringSearch, search_rows
+from attacks._shared.objective import StringObjective
+from attacks._shared.search_state import State
+from attacks._shared.string_search import Setting, StringSearch, search_row
 from attacks._shared.strings import Row, assemble, check_model, control, request_of
 from redteam.artifacts import Strings
 from redteam.config import to_json
 from redteam.context import Context
+from redteam.language import LanguageModel
 from redteam.llm.options import ModelOptions
 from redteam.llm.target import Goal, LanguageTarget, open_model
 
@@ -34,22 +36,29 @@ def run(target: LanguageTarget, config: StringSearch, ctx: Context) -> Strings:
     check_model(target.model)
     options = _proxy_options(target, config)
     proxy = open_model(options, ctx, "proxy")
-    local = replace(config, proxy="none", loss="prompt-logprobs", max_tokens=None, max_usd=None)
-    setting = Setting(
-        proxy, [Goal(g.id, g.text, tuple(proxy.target_ids(g.text))) for g in target.goals], local, ctx,
-        "prompt-logprobs", from_prompt_logprobs(proxy),
-        {
-            "attack": "transfer-only", "version": SPEC.version, "config": to_json(config),
-            "target": target.model.fingerprint(), "proxy": proxy.fingerprint(),
-        },
-        role="proxy",
-    )  # fmt: skip
-    rows = [
-        _send(target, local, goal, row, ctx)
-        for goal, row in zip(target.goals, search_rows(setting), strict=True)
-    ]
+    local = replace(
+        config, proxy="none", loss="prompt-logprobs", max_tokens=None, max_usd=None, universal=False
+    )
+    identity = {
+        "attack": "transfer-only", "version": SPEC.version, "config": to_json(config),
+        "target": target.model.fingerprint(), "proxy": proxy.fingerprint(),
+    }  # fmt: skip
+    rows = []
+    for index, goal in enumerate(target.goals):
+        own = replace(local, length=_room(target, proxy, local, goal))
+        goals = [Goal(g.id, g.text, tuple(proxy.target_ids(g.text))) for g in target.goals]
+        setting = Setting(
+            proxy, goals, own, ctx, "prompt-logprobs", from_prompt_logprobs(proxy), identity, role="proxy"
+        )
+        rows.append(_send(target, local, goal, search_row(setting, index, local.variant), ctx))
     notes = {"loss": "prompt-logprobs", "proxy": options.model, "proxy_model": proxy.fingerprint()}
     return assemble(rows, config, notes, target.model)
+
+
+def _room(target: LanguageTarget, proxy: LanguageModel, config: StringSearch, goal: Goal) -> int:
+    """Tokens that the proxy needs for what `length` tokens of the target hold: its own are of another size."""
+    ids = moves.repeated(target.model, request_of(config, goal), goal.tokens, config.length)
+    return max(1, len(proxy.tokenize(target.model.detokenize(ids))))
 
 
 def _send(target: LanguageTarget, config: StringSearch, goal: Goal, row: Row, ctx: Context) -> Row:
@@ -66,8 +75,8 @@ def _send(target: LanguageTarget, config: StringSearch, goal: Goal, row: Row, ct
     before = objective.spent()
     ids = tuple(model.tokenize(texts[0]))
     state.found = ids if objective.confirm(ids) else None
-    tokens, usd = objective.spent()
-    state.tokens, state.usd = tokens - before[0], usd - before[1]
+    requests, tokens, usd = (now - then for now, then in zip(objective.spent(), before, strict=True))
+    state.requests, state.tokens, state.usd = requests, tokens, usd
     state.found_at = (1, state.tokens, state.usd) if state.found else (-1, -1, -1.0)
     return Row(goal, request + texts[0], request + texts[1], state)
 

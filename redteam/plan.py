@@ -91,7 +91,7 @@ def plan(request: Request, source: DataSource, device: Device) -> list[Job]:
     for (one, settings), seed in itertools.product(specs, request.seeds):
         cell = Cell(
             threat=one.threat.kind if one.threat else "", knowledge=knowledge, seed=seed, task=task,
-            attack=_plugin(one, settings), defenses=tuple(defenses),
+            attack=_plugin(one, settings, kind), defenses=tuple(defenses),
         )  # fmt: skip
         jobs.append(Job(cell, name, one.role if one.role != "audit" else "audit"))
     return list({job.cell.id: job for job in jobs}.values())
@@ -122,9 +122,11 @@ def _is_control(name: str, of: Spec) -> bool:
     return same and other.role == "control"
 
 
-def _plugin(spec: Spec, config: Any) -> Plugin:
+def _plugin(spec: Spec, config: Any, kind: Kind) -> Plugin:
     settings = to_json(config)
-    digest = digest_json([spec.name, spec.version, settings])
+    # A model that the config only names, such as a proxy, is part of what runs: its content is in the digest.
+    named = {k: c for k, v in settings.items() if isinstance(v, str) and (c := kind.content(v))}
+    digest = digest_json([spec.name, spec.version, settings, *([named] if named else [])])
     return Plugin(name=spec.name, version=spec.version, config=settings, digest=digest)
 
 
@@ -137,7 +139,9 @@ def _defense(attack: Spec, name: str, values: Mapping[str, Any]) -> DefensePlugi
             f"the defence '{name}' is for {kinds[0]}, the attack '{attack.name}' is {kinds[1]}; "
             "see `redteam list` for what goes together"
         )
-    config = build(spec.config, values, base=spec.presets["default"].config, where=name)
+    settings = dict(values)
+    preset = preset_of(spec, str(settings.pop("preset", "default")))
+    config = build(spec.config, settings, base=preset.config, where=name)
     return DefensePlugin(name=name, version=spec.version, config=to_json(config), oracle=spec.oracle)
 
 

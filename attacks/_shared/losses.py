@@ -1,8 +1,9 @@
 """How far a prompt is from making a model say a string: -log P(target | prompt), by what the model tells.
 
 A provider gives each candidate a `Loss`. Its `kind` says what the number is: `exact`; `floor`, a lower
-bound because the model told no more; or `cut`, a partial sum at which the candidate was given up, since
-each -log p_i >= 0 and the sum was already above the bound [hayase2024gcq, section 3.2.2].
+bound because the model told no more; `unsent`, a prompt that a known filter would refuse; or `cut`, a
+partial sum at which the candidate was given up, since each -log p_i >= 0 and the sum was already above
+the bound [hayase2024gcq, section 3.2.2].
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class Loss:
     """
 
     value: float
-    kind: Literal["exact", "floor", "cut"]
+    kind: Literal["exact", "floor", "cut", "unsent"]
     success: bool | None
     tokens: tuple[float, ...] = ()
     finish: Finish = "stop"
@@ -160,7 +161,7 @@ def from_topk_bias(model: LanguageModel, workers: int = 1) -> Provider:
             else:
                 low, bias = bias, min((bias + high) / 2, bias + 8.0)
         if best is None:
-            return _Step(-bias, False, None)
+            return _Step(-low if low > 0 else 0.0, False, None)
         value = log_p(*best)
         greedy = True if value > -math.log(2) else None
         return _Step(value, True, greedy)
@@ -179,6 +180,8 @@ def from_topk(model: LanguageModel, workers: int = 1) -> Provider:
         greedy = found.chosen == token
         if token in found.top:
             return _Step(found.top[token], True, greedy)
+        if not found.top:
+            return _Step(-math.inf, False, None, "error")
         return _Step(min(found.top.values()), False, greedy)
 
     return _token_by_token(ask, workers)
@@ -198,6 +201,8 @@ def from_bias_search(model: LanguageModel, workers: int = 1) -> Provider:
             return _Step(-math.inf, False, None, plain.finish)
         if token in plain.top:
             return _Step(plain.top[token], True, plain.chosen == token)
+        if not plain.top:
+            return _Step(-math.inf, False, None, "error")
         best = max(plain.top.values())
         low, high = 0.0, _GAP
         while high - low > _TOLERANCE:

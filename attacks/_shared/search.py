@@ -12,21 +12,22 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 
-from attacks._shared.heap import MinMaxHeap
 from attacks._shared.losses import Loss
 from attacks._shared.moves import Ids
+from attacks._shared.search_state import Entry, State
 from redteam.checkpoint import Checkpoint
 from redteam.context import Context
-from redteam.language import Finish
 
 _SAVE_EVERY_S = 0.5
 _SILENT_STEPS = 3
+_IDLE_STEPS = 40
+_RANKS = {"exact": 0, "floor": 1, "cut": 1, "unsent": 2}
 
 
 class Objective(Protocol):
@@ -43,8 +44,8 @@ class Objective(Protocol):
         """Whether the target, asked afresh, does what it is to do."""
         ...
 
-    def spent(self) -> tuple[int, float]:
-        """Tokens and US dollars that the target has taken so far."""
+    def spent(self) -> tuple[int, int, float]:
+        """Requests, tokens and US dollars that the target has taken so far."""
         ...
 
 
@@ -63,92 +64,6 @@ class Rules:
     margin: float = 0.0
 
 
-@dataclass(order=True, slots=True)
-class Entry:
-    """A scored candidate in the buffer. serial breaks ties: of two equals the earlier one is better."""
-
-    value: float
-    serial: int
-    ids: Ids = field(compare=False)
-    loss: Loss = field(compare=False)
-
-
-@dataclass(slots=True)
-class State:
-    """Everything a search needs to go on."""
-
-    rng: np.random.Generator
-    buffer: MinMaxHeap[Entry] = field(default_factory=MinMaxHeap)
-    seen: list[Ids] = field(default_factory=list)
-    expanded: set[int] = field(default_factory=set)
-    queries: int = 0
-    proxy_queries: int = 0
-    tokens: int = 0
-    usd: float = 0.0
-    best: Entry | None = None
-    found: Ids | None = None
-    found_at: tuple[int, int, float] = (-1, -1, -1.0)
-    trace: list[tuple[int, int, float, float]] = field(default_factory=list)
-    scanned: Entry | None = None
-    last: list[float | None] = field(default_factory=list)
-    cut: int = 0
-    silent: int = 0
-    finish: Finish = "stop"
-    done: bool = False
-
-    def pack(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """As arrays and plain JSON values."""
-        entries = [_pack_entry(e) for e in sorted(self.buffer)]
-        state = {
-            "rng": self.rng.bit_generator.state, "buffer": entries, "best": self.best and _pack_entry(self.best),
-            "scanned": self.scanned and _pack_entry(self.scanned), "expanded": sorted(self.expanded),
-            "found": self.found, "found_at": self.found_at,
-            **{name: getattr(self, name) for name in _PLAIN},
-        }  # fmt: skip
-        width = max(map(len, self.seen), default=0)
-        seen = np.full((len(self.seen), width), -1, np.int64)
-        for row, ids in enumerate(self.seen):
-            seen[row, : len(ids)] = ids
-        return {"seen": seen, "trace": np.array(self.trace, np.float64).reshape(-1, 4)}, state
-
-    @classmethod
-    def unpack(cls, arrays: dict[str, np.ndarray], state: dict[str, Any]) -> State:
-        """From what `pack` gave."""
-        rng = np.random.default_rng()
-        rng.bit_generator.state = state["rng"]
-        trace = [(int(q), int(t), float(u), float(v)) for q, t, u, v in arrays["trace"]]
-        queries, tokens, usd = state["found_at"]
-        return cls(
-            rng=rng, buffer=MinMaxHeap(_unpack_entry(e) for e in state["buffer"]),
-            seen=[tuple(int(i) for i in row if i >= 0) for row in arrays["seen"]],
-            scanned=_unpack_entry(state["scanned"]) if state["scanned"] else None,
-            expanded=set(state["expanded"]), best=_unpack_entry(state["best"]) if state["best"] else None,
-            found=tuple(state["found"]) if state["found"] is not None else None,
-            found_at=(queries, tokens, usd), trace=trace, **{name: state[name] for name in _PLAIN},
-        )  # fmt: skip
-
-
-_PLAIN = ("queries", "proxy_queries", "tokens", "usd", "last", "cut", "silent", "finish", "done")
-
-
-def _pack_entry(e: Entry) -> list[Any]:
-    # Infinity is no JSON value: a candidate without an answer has none.
-    value = e.value if math.isfinite(e.value) else None
-    inner = e.loss.value if math.isfinite(e.loss.value) else None
-    return [
-        value,
-        e.serial,
-        list(e.ids),
-        [inner, e.loss.kind, e.loss.success, list(e.loss.tokens), e.loss.finish],
-    ]
-
-
-def _unpack_entry(packed: list[Any]) -> Entry:
-    value, serial, ids, (inner, kind, success, tokens, finish) = packed
-    loss = Loss(math.inf if inner is None else inner, kind, success, tuple(tokens), finish)
-    return Entry(math.inf if value is None else value, serial, tuple(ids), loss)
-
-
 Draw = Callable[[Ids, np.random.Generator, Sequence[int] | None], Iterator[tuple[int, Ids]]]
 Rank = Callable[[Sequence[Ids]], Sequence[float]]
 Fresh = Callable[[np.random.Generator], Ids]
@@ -159,7 +74,8 @@ Penalty = Callable[[Sequence[Ids]], Sequence[float]]
 class Search:
     """One search. draw: neighbours of a string. rank: a proxy's losses, or None. fresh: a random string.
 
-    penalty: what is added to a candidate's loss, such as a fluency term; None adds nothing.
+    penalty: what is added to a candidate's loss, such as a fluency term; None adds nothing. refused:
+    which candidates a known filter would refuse; those are not sent, and cost no query.
     """
 
     objective: Objective
@@ -171,37 +87,52 @@ class Search:
     name: str
     rank: Rank | None = None
     penalty: Penalty | None = None
+    refused: Callable[[Sequence[Ids]], Sequence[bool]] | None = None
 
     def run(self, initial: Callable[[np.random.Generator], Ids]) -> tuple[State, Ids]:
         """Search from `initial` until success or until the budget is spent. Returns (state, initial string)."""
         saved = self.checkpoint.load()
         state = State.unpack(*saved) if saved else State(self.ctx.rng("search"))
         first = initial(self.ctx.rng("initial"))
-        before = self.objective.spent()
-        base = (state.tokens, state.usd)
+        now = self.objective.spent()
+        # What a step that was never saved has spent is spent: it counts from the ledger of that moment on.
+        before = tuple(state.booked) if saved and not state.done else now
+        start = (state.requests, state.tokens, state.usd)
         last = time.monotonic()
         while not state.done:
             candidates, parent = ([first], None) if not state.seen else self._propose(state)
             if candidates:
-                self._judge(state, candidates, parent, before, base)
+                self._judge(state, candidates, parent)
+                self._book(state, start, before)
                 self._maybe_finish(state)
             else:
                 state.done = True  # the budget has no room for one more, or there is nothing left to try
-            self.ctx.report(self.name, state.queries, self.rules.max_queries)
-            due = state.done or time.monotonic() - last >= _SAVE_EVERY_S
-            if due and self.checkpoint.path is not None:
-                self.checkpoint.save(*state.pack())
+            if state.done or time.monotonic() - last >= _SAVE_EVERY_S:
+                self._save(state)
                 last = time.monotonic()
+            self.ctx.report(self.name, state.queries, self.rules.max_queries)
         return state, first
+
+    def _save(self, state: State) -> None:
+        if self.checkpoint.path is not None:
+            self.checkpoint.save(*state.pack())
 
     # ------------------------------------------------------------ candidates
 
+    def _room(self, state: State) -> int:
+        """How many more candidates the budgets allow, at what one has cost so far."""
+        rules, room = self.rules, (self.rules.max_queries - state.queries) // self.objective.width
+        asked = state.queries / self.objective.width
+        for cap, spent in ((rules.max_tokens, state.tokens), (rules.max_usd, state.usd)):
+            if cap is not None and asked and spent:
+                room = min(room, int((cap - spent) / (spent / asked)))
+        return max(0, room)
+
     def _propose(self, state: State) -> tuple[list[Ids], Entry | None]:
-        room = (self.rules.max_queries - state.queries) // self.objective.width
+        room = self._room(state)
         if self.rules.variant == "random":
-            return self._unseen(
-                state, (self.fresh(state.rng) for _ in iter(int, 1)), min(self.rules.batch, room)
-            ), None
+            strings = (self.fresh(state.rng) for _ in iter(int, 1))
+            return self._unseen(state, strings, min(self.rules.batch, room)), None
         if self.rules.variant == "positions":
             return self._by_position(state, room)
         parent = self._parent(state)
@@ -209,12 +140,19 @@ class Search:
             return [], None
         wanted = max(self.rules.proxy_batch if self.rank else 0, self.rules.batch)
         drawn = self._unseen(state, (ids for _, ids in self.draw(parent.ids, state.rng, None)), wanted)
+        drawn = self._passing(drawn)
         if self.rank is not None and len(drawn) > self.rules.batch:
             scores = self.rank(drawn)
             state.proxy_queries += len(drawn)
             order = np.argsort(np.asarray(scores), kind="stable")
             drawn = [drawn[i] for i in order[: self.rules.batch]]
         return drawn[: min(self.rules.batch, room)], parent
+
+    def _passing(self, drawn: list[Ids]) -> list[Ids]:
+        """Those that a known filter lets through; if it lets none through, all, for their suspicion."""
+        if self.refused is None or not drawn:
+            return drawn
+        return [ids for ids, stopped in zip(drawn, self.refused(drawn), strict=True) if not stopped] or drawn
 
     def _parent(self, state: State) -> Entry | None:
         if self.rules.expand == "repeat":
@@ -254,23 +192,22 @@ class Search:
 
     # ------------------------------------------------------------ judgement
 
-    def _judge(
-        self, state: State, candidates: list[Ids], parent: Entry | None, before: tuple[int, float],
-        base: tuple[int, float],
-    ) -> None:  # fmt: skip
-        """Ask the target about candidates, book what that took, and let them into the buffer."""
-        full = len(state.buffer) >= self.rules.buffer
+    def _judge(self, state: State, candidates: list[Ids], parent: Entry | None) -> None:
+        """Ask the target about candidates and let them into the buffer."""
         extra = list(self.penalty(candidates)) if self.penalty else [0.0] * len(candidates)
-        bound = state.buffer.max().value - self.rules.margin - min(extra) if full else math.inf
-        losses = self.objective(candidates, bound, [parent.loss if parent else None] * len(candidates))
-        state.queries += len(candidates) * self.objective.width
-        # Of a cut candidate only a bound is known, and it lies above all that was kept.
-        state.last = [loss.value if math.isfinite(loss.value) else None for loss in losses]
+        losses = self.objective(
+            candidates, self._bound(state, min(extra)), [parent.loss if parent else None] * len(candidates)
+        )
+        sent = sum(loss.kind != "unsent" for loss in losses)
+        state.queries += sent * self.objective.width
+        state.unsent += len(losses) - sent
+        state.idle = 0 if sent else state.idle + 1
         known = {e.ids for e in state.buffer}
-        improved = []
+        improved, state.last = [], []
         for ids, loss, more in zip(candidates, losses, extra, strict=True):
-            entry = Entry(loss.value + more, len(state.seen), ids, loss)
+            entry = Entry(_RANKS[loss.kind], loss.value + more, len(state.seen), ids, loss)
             state.seen.append(ids)
+            state.last.append(entry.value if loss.kind == "exact" and math.isfinite(entry.value) else None)
             state.cut += loss.kind == "cut"
             if loss.kind != "cut" and ids not in known:
                 self._admit(state, entry)
@@ -278,24 +215,38 @@ class Search:
                 state.best = entry
                 improved.append(entry)
             if loss.success and state.found is None:
-                state.found = ids
+                state.found, state.found_loss = ids, loss.value if loss.kind == "exact" else None
         self._confirm(state, improved)
-        tokens, usd = self.objective.spent()
-        state.tokens, state.usd = base[0] + tokens - before[0], base[1] + usd - before[1]
         state.trace += [
-            (state.queries, state.tokens, state.usd, e.loss.value)
-            for e in improved
-            if math.isfinite(e.loss.value)
+            (state.queries, -1, -1.0, e.loss.value) for e in improved if math.isfinite(e.loss.value)
         ]
         answered = any(loss.finish in ("stop", "length", "refused", "filtered") for loss in losses)
         state.silent = 0 if answered else state.silent + 1
         if not answered:
             state.finish = losses[0].finish
 
+    def _bound(self, state: State, least: float) -> float:
+        """Above it a candidate cannot enter the buffer, whatever is added to its loss."""
+        if len(state.buffer) < self.rules.buffer or state.buffer.max().rank:
+            return math.inf
+        return state.buffer.max().value - self.rules.margin - least
+
+    def _book(self, state: State, start: tuple[int, int, float], before: tuple[int, int, float]) -> None:
+        """Take down what the target took so far, and put it on the steps just traced."""
+        now = self.objective.spent()
+        state.booked = now
+        state.requests, state.tokens = start[0] + now[0] - before[0], start[1] + now[1] - before[1]
+        state.usd = start[2] + now[2] - before[2]
+        state.trace = [
+            (q, state.tokens, state.usd, loss) if t < 0 else (q, t, u, loss) for q, t, u, loss in state.trace
+        ]
+
     def _admit(self, state: State, entry: Entry) -> None:
         if len(state.buffer) < self.rules.buffer:
             state.buffer.push(entry)
-        elif entry.value <= state.buffer.max().value - self.rules.margin:
+            return
+        worst = state.buffer.max()
+        if (entry.rank, entry.value) <= (worst.rank, worst.value - self.rules.margin):
             state.buffer.pop_max()
             state.buffer.push(entry)
 
@@ -306,20 +257,17 @@ class Search:
         if state.found is None and unknown and room >= self.objective.width:
             state.queries += self.objective.width
             if self.objective.confirm(unknown[-1].ids):
-                state.found = unknown[-1].ids
+                state.found, state.found_loss = unknown[-1].ids, unknown[-1].loss.value
 
     def _maybe_finish(self, state: State) -> None:
-        rules = self.rules
         if state.found is not None:
             state.found_at = (state.queries, state.tokens, state.usd)
             state.done = True
         elif state.silent >= _SILENT_STEPS:
             state.done = True
-        elif (
-            state.queries >= rules.max_queries
-            or (rules.max_tokens is not None and state.tokens >= rules.max_tokens)
-            or (rules.max_usd is not None and state.usd >= rules.max_usd)
-        ):
+        elif state.idle >= _IDLE_STEPS:
+            state.done, state.finish = True, "refused"
+        elif not self._room(state):
             state.done, state.finish = True, "stop"
-        else:
-            state.finish = "stop" if state.silent == 0 else state.finish
+        elif not state.silent:
+            state.finish = "stop"

@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 
 from attacks._shared import moves
-from attacks._shared.losses import Loss, LossName, Provider, open_provider
+from attacks._shared.losses import LossName, Provider, open_provider
 from attacks._shared.moves import Ids
-from attacks._shared.search import Penalty, Rank, Rules, Search, State
-from attacks._shared.strings import SLACK, Row, StringGoal, check_model, request_of
+from attacks._shared.objective import StringObjective
+from attacks._shared.search import Penalty, Rank, Rules, Search
+from attacks._shared.search_state import Entry, State
+from attacks._shared.strings import Row, StringGoal, check_model, request_of
 from redteam.config import knob, to_json
 from redteam.context import Context
 from redteam.errors import ConfigError
-from redteam.language import LanguageModel, PromptFilter, Sampling
+from redteam.language import LanguageModel, PromptFilter
 from redteam.llm.options import ModelOptions
 from redteam.llm.target import Goal, LanguageTarget, open_model
 
-# Above any loss a target gives: refused prompts are ordered by suspicion alone.
-_REFUSED = 1e4
+Variant = Literal["buffer", "positions", "random"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,8 +33,12 @@ class StringSearch(StringGoal):
     init: Literal["repeat", "random"] = knob(
         "repeat", "begin with the target repeated, or with random tokens"
     )
-    max_tokens: int | None = knob(None, "tokens that the search of one string may take on the target", low=1)
-    max_usd: float | None = knob(None, "US dollars that the search of one string may take", above=0)
+    max_tokens: int | None = knob(
+        None, "tokens that the search of one string may take on the target, about", low=1
+    )
+    max_usd: float | None = knob(
+        None, "US dollars that the search of one string may take, about; needs --prices", above=0
+    )
     buffer: int = knob(32, "candidates kept", low=1)
     batch: int = knob(16, "candidates put to the target in one step", low=1)
     proxy: str = knob(
@@ -47,7 +52,7 @@ class StringSearch(StringGoal):
     loss: LossName = knob("auto", "how the target's loss is learnt; auto: by what its probe shows")
     margin: float = knob(0.0, "nats by which a candidate must be better than the buffer's worst", low=0)
     fluency: float = knob(
-        1.0, "weight of suspicion above the threshold, where the target is a known filter", low=0
+        1.0, "weight of the prompt's suspicion (nats a token), added where the target is a filter", low=0
     )
     universal: bool = knob(False, "one string for all targets; the request must name {target}")
     validation: float = knob(
@@ -71,80 +76,6 @@ class StringSearch(StringGoal):
         )  # fmt: skip
 
 
-@dataclass
-class StringObjective:
-    """-log P(target | request + string), averaged over the goals: one, or several of a universal string."""
-
-    model: LanguageModel
-    provider: Provider
-    requests: Sequence[str]
-    goals: Sequence[Goal]
-    ctx: Context
-    role: str = "target"
-    guard: PromptFilter | None = None
-
-    @property
-    def width(self) -> int:
-        """Queries a candidate takes."""
-        return len(self.goals)
-
-    def __call__(self, candidates: Sequence[Ids], bound: float, parents: Sequence[Loss | None]) -> list[Loss]:
-        """Losses; where several goals are averaged, a candidate is given up once its sum is past the bound."""
-        texts = [self.model.detokenize(ids) for ids in candidates]
-        sums = [Loss(0.0, "exact", True)] * len(texts)
-        start = 0
-        for request, goal in zip(self.requests, self.goals, strict=True):
-            alive = [i for i, loss in enumerate(sums) if loss.kind != "cut" and math.isfinite(loss.value)]
-            room = bound * self.width - min((sums[i].value for i in alive), default=0.0)
-            inner = [_slice(parents[i], start, len(goal.tokens)) for i in alive]
-            asked = self._ask([request + texts[i] for i in alive], goal, room, inner)
-            for i, loss in zip(alive, asked, strict=True):
-                sums[i] = _plus(sums[i], loss)
-            start += len(goal.tokens)
-        return [replace(loss, value=loss.value / self.width) for loss in sums]
-
-    def _ask(self, prompts: list[str], goal: Goal, bound: float, parents: list[Loss | None]) -> list[Loss]:
-        """The provider's losses; what a known filter would refuse is not sent."""
-        out = [Loss(_REFUSED, "floor", False, (), "refused")] * len(prompts)
-        send = list(range(len(prompts)))
-        if self.guard is not None and prompts:
-            send = [int(i) for i in np.flatnonzero(self.guard.suspicion(prompts) <= self.guard.threshold)]
-        if send:
-            losses = self.provider([prompts[i] for i in send], goal, bound, [parents[i] for i in send])
-            for i, loss in zip(send, losses, strict=True):
-                out[i] = loss
-        return out
-
-    def confirm(self, candidate: Ids) -> bool:
-        """Whether greedy decoding gives every goal."""
-        text = self.model.detokenize(candidate)
-        for request, goal in zip(self.requests, self.goals, strict=True):
-            sampling = Sampling(max_tokens=len(goal.tokens) + SLACK)
-            (answer,) = self.model.generate([request + text], sampling)
-            if not answer.text.lstrip().startswith(goal.text):
-                return False
-        return True
-
-    def spent(self) -> tuple[int, float]:
-        """Tokens and US dollars booked for the role so far."""
-        spent = self.ctx.ledger.spent(self.role)
-        return spent.tokens_in + spent.tokens_out, spent.usd
-
-
-def _slice(parent: Loss | None, start: int, size: int) -> Loss | None:
-    if parent is None or len(parent.tokens) < start + size:
-        return None
-    return replace(parent, tokens=parent.tokens[start : start + size])
-
-
-def _plus(a: Loss, b: Loss) -> Loss:
-    """The sum of two goals' losses: as sure as the less sure of them."""
-    kind = "cut" if "cut" in (a.kind, b.kind) else "floor" if "floor" in (a.kind, b.kind) else "exact"
-    success = False if False in (a.success, b.success) else None if None in (a.success, b.success) else True
-    finish = b.finish if b.finish != "stop" else a.finish
-    return Loss(a.value + b.value, kind, success, a.tokens + b.tokens, finish)
-
-
 @dataclass(frozen=True)
 class Setting:
     """One search's surroundings, made once for all strings of a run.
@@ -165,8 +96,10 @@ class Setting:
     role: str = "target"
 
     def notes(self) -> dict[str, Any]:
-        """What the artifact says of the search."""
+        """What the artifact says of the search. split: which strings a universal one was searched on."""
+        split = {"split": split_of(len(self.goals), self.config)} if self.config.universal else {}
         return {
+            **split,
             "loss": self.provider_name, "expand": self.config.expand, "proxy": self.config.proxy,
             "self_proxy": self.proxy is None, "adapts_to_filter": self.guard is not None,
             "proxy_model": self.proxy.fingerprint() if self.proxy is not None else None,
@@ -181,6 +114,11 @@ def prepare(target: LanguageTarget, config: StringSearch, ctx: Context, name: st
     """
     model = target.model
     check_model(model)
+    if config.max_usd is not None and target.config.name not in ctx.ledger.prices.models:
+        raise ConfigError(
+            f'max_usd: {target.config.model} has no price; give a file with [models."{target.config.name}"] '
+            "as --prices, or leave the budget in dollars out"
+        )
     remote = target.config.backend in ("openai", "llama")
     provider_name, provider = open_provider(config.loss, model, target.config.batch if remote else 1)
     guard = model if isinstance(model, PromptFilter) and config.fluency > 0 else None
@@ -194,9 +132,7 @@ def prepare(target: LanguageTarget, config: StringSearch, ctx: Context, name: st
     return Setting(model, target.goals, config, ctx, provider_name, provider, identity, guard, proxy)
 
 
-def search_one(
-    setting: Setting, index: int, goals: Sequence[Goal], variant: Literal["buffer", "positions", "random"]
-) -> tuple[State, Ids]:
+def search_one(setting: Setting, index: int, goals: Sequence[Goal], variant: Variant) -> tuple[State, Ids]:
     """The search of one string, or of a universal one for several goals; resumes from its checkpoint."""
     config, model = setting.config, setting.model
     requests = [request_of(config, goal) for goal in goals]
@@ -221,6 +157,7 @@ def search_one(
         fresh=lambda rng: moves.random_string(model, requests[0], config.length, rng),
         checkpoint=ctx.checkpoint(f"string-{index}", identity),
         rank=_ranker(setting, requests, goals), penalty=_fluency(setting, requests),
+        refused=_refused(setting, requests),
     )  # fmt: skip
     return search.run(initial)
 
@@ -242,26 +179,98 @@ def _ranker(setting: Setting, requests: Sequence[str], goals: Sequence[Goal]) ->
 
 
 def _fluency(setting: Setting, requests: Sequence[str]) -> Penalty | None:
-    """The weighted suspicion above the threshold of a filter that the attack knows, in the filter's unit."""
+    """The weighted suspicion of a filter that the attack knows, in the filter's unit, the worst request's."""
     guard, model, weight = setting.guard, setting.model, setting.config.fluency
     if guard is None:
         return None
 
     def penalty(candidates: Sequence[Ids]) -> list[float]:
-        prompts = [requests[0] + model.detokenize(ids) for ids in candidates]
-        return [weight * max(0.0, float(s) - guard.threshold) for s in guard.suspicion(prompts)]
+        return [weight * s for s in _suspicion(guard, model, requests, candidates)]
 
     return penalty
 
 
-def search_rows(
-    setting: Setting, variant: Literal["buffer", "positions", "random"] | None = None
-) -> list[Row]:
+def _suspicion(
+    guard: PromptFilter, model: LanguageModel, requests: Sequence[str], candidates: Sequence[Ids]
+) -> list[float]:
+    """How suspicious each candidate is in its most suspicious request."""
+    texts = [model.detokenize(ids) for ids in candidates]
+    worst = np.max([guard.suspicion([request + text for text in texts]) for request in requests], axis=0)
+    return [float(s) for s in worst]
+
+
+def _refused(setting: Setting, requests: Sequence[str]) -> Callable[[Sequence[Ids]], list[bool]] | None:
+    """Which candidates a filter that the attack knows would refuse."""
+    guard, model = setting.guard, setting.model
+    if guard is None:
+        return None
+    return lambda candidates: [s > guard.threshold for s in _suspicion(guard, model, requests, candidates)]
+
+
+def run_search(setting: Setting, variant: Variant | None = None) -> list[Row]:
+    """A search for each string, or one for all of them."""
+    chosen = variant or setting.config.variant
+    if setting.config.universal:
+        return _universal(setting, chosen)
+    return search_rows(setting, chosen)
+
+
+def split_of(goals: int, config: StringSearch) -> list[str]:
+    """`train` or `validation` for each string: a universal string is searched on the first part.
+
+    Raises:
+        ConfigError: nothing is left to search on.
+    """
+    train = goals - round(config.validation * goals) if config.universal else goals
+    if train < 1:
+        raise ConfigError("universal: no string is left to search on; lower --validation")
+    return ["train"] * train + ["validation"] * (goals - train)
+
+
+def _universal(setting: Setting, variant: Variant) -> list[Row]:
+    """One string for all targets, searched on the first part of them; the rest only validate it.
+
+    The budgets of the searched strings make one; what it took is booked on them in equal parts. At the
+    end each of them is asked once by itself, so found and loss are its own.
+    """
+    config, goals, model = setting.config, setting.goals, setting.model
+    train = split_of(len(goals), config).count("train")
+    whole = replace(
+        config, max_queries=max(train, config.max_queries * train - train),
+        max_tokens=config.max_tokens and config.max_tokens * train,
+        max_usd=config.max_usd and config.max_usd * train,
+    )  # fmt: skip
+    state, first = search_one(replace(setting, config=whole), 0, goals[:train], variant)
+    best = best_of(state, first)
+    texts = [model.detokenize(ids) for ids in (best, first)]
+    rows = []
+    for index, goal in enumerate(goals):
+        request = request_of(config, goal)
+        own = State(np.random.default_rng(0), finish=state.finish, done=True)
+        if index < train:
+            (loss,) = setting.provider([request + texts[0]], goal, math.inf, [None])
+            own.queries, own.proxy_queries = state.queries // train + 1, state.proxy_queries // train
+            own.requests, own.tokens, own.usd = (
+                state.requests // train,
+                state.tokens // train,
+                state.usd / train,
+            )
+            if loss.success:
+                own.found, own.found_loss = best, loss.value if loss.kind == "exact" else None
+                own.found_at = (own.queries, own.tokens, own.usd)
+            elif loss.kind == "exact":
+                own.best = Entry(0, loss.value, 0, best, loss)
+        rows.append(Row(goal, request + texts[0], request + texts[1], own))
+    return rows
+
+
+def search_rows(setting: Setting, variant: Variant) -> list[Row]:
     """One search for each string."""
-    return [_row(setting, i, variant or setting.config.variant) for i in range(len(setting.goals))]
+    return [search_row(setting, i, variant) for i in range(len(setting.goals))]
 
 
-def _row(setting: Setting, index: int, variant: Literal["buffer", "positions", "random"]) -> Row:
+def search_row(setting: Setting, index: int, variant: Variant) -> Row:
+    """The search of one string."""
     goal = setting.goals[index]
     state, first = search_one(setting, index, [goal], variant)
     request = request_of(setting.config, goal)

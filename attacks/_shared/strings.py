@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from attacks._shared.search import State
+from attacks._shared.search_state import State
 from redteam.artifacts import Strings
 from redteam.config import check_ranges, knob
 from redteam.context import Context
@@ -35,7 +35,10 @@ class StringGoal:
     """What binds every attack and control: how long the string may be and how often the target is asked."""
 
     length: int = knob(20, "tokens of the adversarial string", low=1)
-    max_queries: int = knob(256, "prompts put to the target for each string, at most", low=1)
+    max_queries: int = knob(
+        256, "candidates put to the target for each string, at most; a loss learnt token by token takes several "
+        "requests for one", low=1,
+    )  # fmt: skip
     request: str = knob("", "text before the adversarial string; {target} stands for the string to elicit")
 
     def __post_init__(self) -> None:
@@ -80,7 +83,7 @@ def assemble(rows: Sequence[Row], config: StringGoal, notes: dict[str, Any], mod
     states = [row.state or blank for row in rows]
     trace = [(i, *step) for i, state in enumerate(states) for step in state.trace]
     table = np.array(trace, np.float64).reshape(-1, 5)
-    losses = [s.best.loss.value if s.best and s.best.loss.kind == "exact" else math.nan for s in states]
+    losses = [_loss_of(state) for state in states]
     caps = {
         "queries": config.max_queries,
         "tokens": getattr(config, "max_tokens", None),
@@ -105,9 +108,16 @@ def assemble(rows: Sequence[Row], config: StringGoal, notes: dict[str, Any], mod
         },
         notes={
             "caps": caps, "plain": [request_of(config, r.goal) for r in rows], "model": model.fingerprint(),
-            **notes,
+            **{name: [getattr(s, name) for s in states] for name in ("requests", "cut", "unsent")}, **notes,
         },
     )  # fmt: skip
+
+
+def _loss_of(state: State) -> float:
+    """The exact loss of the prompt that is handed in; not a number where none is known."""
+    if state.found is not None:
+        return math.nan if state.found_loss is None else state.found_loss
+    return state.best.loss.value if state.best and state.best.loss.kind == "exact" else math.nan
 
 
 # What each preset of a string attack and of its controls is put to, so that alone they meet the same target.

@@ -172,9 +172,8 @@ class Guard:
         return self.target.detokenize(ids)
 
     def encode(self, prompt: str) -> list[int]:
-        """Ids of the whole prompt as it is sent; of the prompt itself where nothing is sent."""
-        (sent,) = self.admit([prompt])
-        return self.target.encode(prompt if isinstance(sent, Blocked) else sent)
+        """Ids of the prompt as its sender writes it: what the defence makes of it is the defence's."""
+        return self.target.encode(prompt)
 
     def target_ids(self, target: str) -> list[int]:
         """Ids of `target` at the beginning of an answer."""

@@ -78,7 +78,9 @@ def print_records(records: Sequence[Record], store: Path) -> None:
     for found in sections.values():
         console.print(_table(found))
         base = layout_of(found[0]).base
-        measured = {r.cell.seed: r for r in found if r.status == "ok"}
+        measured = {
+            r.cell.seed: r for r in sorted(found, key=lambda r: r.role == "attack") if r.status == "ok"
+        }
         if measured and base:
             value = number(pooled(list(measured.values()), base[1])).replace("\n", " ")
             console.print(f"{base[0]}: {value}; all intervals at confidence 0.95")

@@ -35,7 +35,8 @@ class Kind:
     are not `--<prefix>-<knob>`. load: `(name, source) -> dataset` with `name` and `digest`. configure:
     `(dataset, *layers) -> config`. make: `(dataset, config, ctx) -> target` with `kind` and `config`.
     pinned: `(target) -> {field: value}` of what the config names but does not hold, such as a model
-    file's digest; it goes into the cell. wrap: `(target, defence, its config, ctx) -> target`. score:
+    file's digest; it goes into the cell. content: the digest of a model that an attack's setting names, or
+    an empty string. wrap: `(target, defence, its config, ctx) -> target`. score:
     `(artifact, cell, access, dataset, target, defended target, ctx) -> Scored`; it enforces the threat
     first. rescore: `(artifact, tables) -> Scored`. work: `(jobs, rebuild, ctx) -> Work`, for --dry-run.
     """
@@ -48,6 +49,7 @@ class Kind:
     configure: Callable[..., Any]
     make: Callable[..., Any]
     pinned: Callable[[Any], Mapping[str, str]] = lambda target: {}
+    content: Callable[[str], str] = lambda text: ""
     wrap: Callable[..., Any]
     score: Callable[..., Scored]
     rescore: Callable[[Any, Any], Scored]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -15,7 +16,7 @@ from redteam.data.texts import load_texts
 from redteam.errors import ArtifactError
 from redteam.kinds import DataSource, Kind, Work
 from redteam.language import TextDataset
-from redteam.llm.target import SPEC, LanguageTarget, configure, make, pinned
+from redteam.llm.target import SPEC, LanguageTarget, configure, content_named, make, pinned
 from redteam.record import Cell
 from redteam.score import Scored
 from redteam.score.strings import ScoreSettings, enforce, measure, rescore
@@ -44,7 +45,12 @@ def _score(
     model = target.undefended
     enforce(artifact, cell.attack.config, access, planned, model.tokenize)
     settings = ScoreSettings(repeats=config.repeats, benign=config.benign)
-    return measure(artifact, planned, model, defended.model, settings, ctx)
+    scored = measure(artifact, planned, model, defended.model, settings, ctx)
+    if cell.defenses and cell.knowledge == "oblivious":
+        # What the search saw, it saw without the defence: that it does not come again is the defence at work.
+        flags = (*(f for f in scored.flags if f != "not-reproduced"), "searched-undefended")
+        return replace(scored, flags=flags)
+    return scored
 
 
 def _work(jobs: Sequence[Any], rebuild: Callable[..., Any], ctx: Context) -> Work:
@@ -77,7 +83,10 @@ def _rate(target: LanguageTarget) -> float:
 
 KIND = Kind(
     spec=SPEC, dataset="harmless-strings", prefix="target-",
-    flags={"model": "target", "template": "template", "system": "system", "strings": "strings"},
-    load=_load, configure=configure, make=make, pinned=pinned, wrap=_wrap, score=_score, rescore=rescore,
-    work=_work,
+    flags={
+        "model": "target", "template": "template", "system": "system", "strings": "strings",
+        "target_tokens": "target-tokens",
+    },
+    load=_load, configure=configure, make=make, pinned=pinned, content=content_named, wrap=_wrap,
+    score=_score, rescore=rescore, work=_work,
 )  # fmt: skip

@@ -141,6 +141,12 @@ def content_of(backend: str, name: str) -> str:
     return ""
 
 
+def content_named(text: str) -> str:
+    """The digest of the local model that a setting such as `hf:PATH` names; empty for any other text."""
+    backend, colon, name = text.partition(":")
+    return content_of(backend, name) if colon and backend in _OPENERS else ""
+
+
 def pinned(target: LanguageTarget) -> Mapping[str, str]:
     """What the config names but does not hold: the digest of a model file."""
     content = content_of(target.config.backend, target.config.name)

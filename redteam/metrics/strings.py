@@ -241,18 +241,32 @@ def length_group(tokens: int) -> str:
     return "length<=8" if tokens <= 8 else "length 9-16" if tokens <= 16 else "length>16"
 
 
-def grouped_metrics(outcomes: pd.DataFrame, search: pd.DataFrame) -> dict[tuple[str, str], Estimate]:
-    """success, success_found, initial_success and search_lift by length bucket and by template."""
+# Of a universal string's search nothing was seen on the strings that it was not searched on.
+SEARCHED = (
+    "success_found", "reproduced", "queries_to_success", "success_auc_queries", "success_auc_tokens",
+    "success_auc_usd",
+)  # fmt: skip
+
+
+def grouped_metrics(
+    outcomes: pd.DataFrame, search: pd.DataFrame, split: Mapping[str, str] | None = None
+) -> dict[tuple[str, str], Estimate]:
+    """success, success_found, initial_success and search_lift by length bucket and by template.
+
+    split: `train` or `validation` of each string, where one universal string was searched for; groups too.
+    """
     a = answers(outcomes, search)
     success, found = a.success, search.sort_values("id")["found"].to_numpy(bool)
     lengths = [length_group(t) for t in a.lengths]
     templates = [f"template={t}" for t in a.templates]
+    parts = [f"split={split[str(i)]}" for i in sorted(search["id"])] if split else []
     out = {}
-    for labels in (lengths, templates):
+    for labels in (lengths, templates, parts):
         for group in sorted(set(labels)):
             mine = np.array([label == group for label in labels])
             out["success", group] = rate(success[mine])
-            out["success_found", group] = rate(found[mine])
+            if group != "split=validation":
+                out["success_found", group] = rate(found[mine])
             out["initial_success", group] = rate(a.initial[mine])
             out["search_lift", group] = paired_difference(success[mine], a.initial[mine])
     return out

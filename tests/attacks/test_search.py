@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from attacks._shared import moves
 from attacks._shared.losses import open_provider
-from attacks._shared.search import Rules, Search, State
-from attacks._shared.string_search import Setting, StringSearch, best_of, search_one, search_rows
+from attacks._shared.search import Rules, Search
+from attacks._shared.search_state import State
+from attacks._shared.string_search import Setting, StringSearch, best_of, run_search, search_one
 from redteam.errors import ConfigError, DriftError, LimitReachedError
 from redteam.language import Scores
 from redteam.llm.target import Goal
@@ -36,22 +37,22 @@ def found(rows) -> int:
 
 
 def test_gcq_finds_what_random_search_does_not(ctx):
-    assert found(search_rows(setting(ctx))) == len(GOALS)
+    assert found(run_search(setting(ctx))) == len(GOALS)
     # 26 ** 4 strings of which the last four letters must be right: 400 draws find one with chance 0.1 %.
-    assert found(search_rows(setting(ctx), "random")) == 0
+    assert found(run_search(setting(ctx), "random")) == 0
 
 
 def test_one_swap_at_each_position_finds_it_too(ctx):
-    assert found(search_rows(setting(ctx, variant="positions", batch=8, max_queries=1000))) == len(GOALS)
+    assert found(run_search(setting(ctx, variant="positions", batch=8, max_queries=1000))) == len(GOALS)
 
 
 def test_expanding_each_node_once_finds_it_too(ctx):
-    assert found(search_rows(setting(ctx, expand="once", max_queries=1000))) == len(GOALS)
+    assert found(run_search(setting(ctx, expand="once", max_queries=1000))) == len(GOALS)
 
 
 def test_a_good_proxy_saves_target_queries(ctx):
-    alone = search_rows(setting(ctx))
-    helped = search_rows(setting(ctx, proxy=ToyModel(sharp=3.0), proxy_batch=128))
+    alone = run_search(setting(ctx))
+    helped = run_search(setting(ctx, proxy=ToyModel(sharp=3.0), proxy_batch=128))
     assert found(helped) == len(GOALS)
     spent = [sum(r.state.queries for r in rows) for rows in (alone, helped)]
     assert spent[1] < spent[0] / 2
@@ -59,13 +60,13 @@ def test_a_good_proxy_saves_target_queries(ctx):
 
 
 def test_repeated_target_is_the_optimum_here_and_costs_one_query(ctx):
-    rows = search_rows(setting(ctx, init="repeat"))
+    rows = run_search(setting(ctx, init="repeat"))
     assert [r.state.queries for r in rows] == [1] * len(GOALS)
     assert rows[0].prompt == rows[0].initial == "ogfrog"
 
 
 def test_what_is_found_is_found_by_greedy_decoding(ctx):
-    for row in search_rows(setting(ctx)):
+    for row in run_search(setting(ctx)):
         assert row.state.found_at[0] == row.state.queries <= 400
         assert ToyModel().score([row.prompt], row.goal.text)[0].exact
 
@@ -74,14 +75,14 @@ def test_what_is_found_is_found_by_greedy_decoding(ctx):
 @pytest.mark.parametrize("cap", [1, 7, 40])
 def test_the_target_is_asked_no_more_often_than_the_budget_says(ctx, variant, cap):
     model = ToyModel()
-    rows = search_rows(setting(ctx, model, max_queries=cap), variant)
+    rows = run_search(setting(ctx, model, max_queries=cap), variant)
     assert len(model.asked) == sum(r.state.queries for r in rows) <= cap * len(GOALS)
 
 
 def test_confirmations_count_as_queries(ctx):
     """An endpoint that does not say what greedy decoding gives is asked once for each new best."""
     api = TopKAPI(ToyModel(sharp=2.0))
-    rows = search_rows(setting(ctx, api, loss="topk-bias", max_queries=60))
+    rows = run_search(setting(ctx, api, loss="topk-bias", max_queries=60))
     assert api.inner.asked and max(r.state.queries for r in rows) <= 60
 
 
@@ -139,10 +140,10 @@ def test_the_buffer_keeps_the_best_and_never_a_lower_bound(steps, size):
     state = State(np.random.default_rng(0))
     search = Search(None, Rules(max_queries=100, buffer=size), None, None, None, None, "t")  # type: ignore[arg-type]
     from attacks._shared.losses import Loss
-    from attacks._shared.search import Entry
+    from attacks._shared.search_state import Entry
 
     for serial, (value, token) in enumerate(steps):
-        search._admit(state, Entry(float(value), serial, (token,), Loss(float(value), "exact", False)))
+        search._admit(state, Entry(0, float(value), serial, (token,), Loss(float(value), "exact", False)))
     kept = sorted(e.value for e in state.buffer)
     assert kept == sorted(float(v) for v, _ in steps)[:size]
 
@@ -167,7 +168,7 @@ def test_a_target_that_does_not_answer_ends_the_search_with_its_class(ctx):
             return [Scores(logprobs=np.zeros(0), finish="timeout", message="no answer") for _ in prompts]
 
     model = Silent()
-    rows = search_rows(setting(ctx, model))
+    rows = run_search(setting(ctx, model))
     assert {r.state.finish for r in rows} == {"timeout"} and not found(rows)
     assert len(model.asked) < 400
 
@@ -224,3 +225,79 @@ def test_repeated_target_is_cut_on_the_left():
 def test_a_universal_string_needs_a_request_that_names_its_targets():
     with pytest.raises(ConfigError, match=r"--request 'Say \{target\} '"):
         StringSearch(universal=True)
+
+
+def test_a_floor_never_stands_before_a_loss(ctx):
+    from attacks._shared.losses import Loss
+    from attacks._shared.search_state import Entry
+
+    search = Search(None, Rules(max_queries=9, buffer=1), None, None, None, None, "t")  # type: ignore[arg-type]
+    state = State(np.random.default_rng(0))
+    search._admit(state, Entry(0, 12.0, 0, (1,), Loss(12.0, "exact", False)))
+    search._admit(state, Entry(1, 9.0, 1, (2,), Loss(9.0, "floor", False)))
+    assert state.buffer.min().ids == (1,)
+
+
+class Filter(ToyModel):
+    """Refuses prompts with more than `threshold` letters from the second half of the alphabet."""
+
+    threshold = 2.0
+
+    def suspicion(self, prompts):
+        return np.array([float(sum(c > "m" for c in p)) for p in prompts])
+
+    def score(self, prompts, target):
+        assert (self.suspicion(prompts) <= self.threshold).all(), "a refused prompt was sent"
+        return super().score(prompts, target)
+
+
+def test_a_known_filter_costs_no_query_and_shapes_the_search(ctx):
+    """Prompts it would refuse are never sent; the search gets below it first, and still finds strings."""
+    goals = [Goal(w, w, tuple(map(ord, w))) for w in ("bead", "lamp", "milk")]
+    rows = {}
+    for weight in (0.01, 100.0):
+        model = Filter()
+        one = replace(
+            setting(ctx, model, max_queries=600, fluency=weight, length=8), goals=goals, guard=model
+        )
+        rows[weight] = run_search(one)
+        assert len(model.asked) == sum(r.state.queries for r in rows[weight])
+        assert any(r.state.unsent for r in rows[weight])
+    assert found(rows[0.01]) == 3
+    assert [r.prompt for r in rows[0.01]] != [r.prompt for r in rows[100.0]], (
+        "the fluency weight does nothing"
+    )
+
+
+def test_the_loss_handed_in_is_that_of_the_prompt_handed_in(ctx):
+    from attacks._shared.strings import StringGoal, assemble
+
+    rows = run_search(setting(ctx))
+    artifact = assemble(rows, StringGoal(), {}, ToyModel())
+    for row, loss in zip(rows, artifact.loss, strict=True):
+        assert loss == pytest.approx(ToyModel().score([row.prompt], row.goal.text)[0].loss)
+
+
+def test_a_universal_search_splits_its_goals_and_validates_on_the_rest(ctx):
+    model = ToyModel()
+    one = setting(ctx, model, universal=True, request="{target}-", validation=0.5, max_queries=40)
+    rows = run_search(one)
+    assert one.notes()["split"] == ["train"] * 3 + ["validation"] * 3
+    assert len({r.prompt.removeprefix(f"{r.goal.text}-") for r in rows}) == 1
+    assert [r.state.queries > 0 for r in rows] == [True] * 3 + [False] * 3
+    assert len(model.asked) == sum(r.state.queries for r in rows) <= 40 * 3
+    for row in rows[:3]:
+        own = row.state.found_loss if row.state.found else row.state.best.loss.value
+        assert own == pytest.approx(model.score([row.prompt], row.goal.text)[0].loss)
+
+
+def test_a_budget_of_tokens_is_kept_to_about_one_candidate(ctx):
+    class Booked(ToyModel):
+        def score(self, prompts, target):
+            ctx.ledger.count(
+                model="toy", role="target", queries=len(prompts), tokens_in=10 * len(prompts), tokens_out=0
+            )
+            return super().score(prompts, target)
+
+    (row, *_) = run_search(setting(ctx, Booked(sharp=2.0), max_tokens=500))
+    assert row.state.found is not None or 480 <= row.state.tokens <= 510

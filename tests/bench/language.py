@@ -157,7 +157,7 @@ def main(turns: int = 3) -> None:
         "float32, whole, batch 16": whole(long, 16, 32),
         "float32, head known, batch 16": behind_head(long, 16, 32),
         "float32, head known, sorted by parent, batch 16": scored(long),
-        "bfloat16, head known, sorted by parent, batch 16": scored(long_half),
+        "bfloat16, head known, batch 16": behind_head(long_half, 16, 16),
     }
     table("SmolLM2-135M, 64 fixed + 20 varied + 20 target tokens, 64 candidates", ways, turns)
     a, b = (np.array([s.loss for s in m.score(long.prompts, long.target)]) for m in (full, half))

@@ -112,7 +112,8 @@ def test_the_same_prompt_is_always_split_alike_and_scores_see_the_split_one():
     guard.score(prompts, "x")
     guard.next_token(prompts[0], [], k=1)
     assert target.asked == [*sent, *sent, sent[0]]
-    assert guard.encode(prompts[0]) == target.encode(sent[0])
+    # What its sender writes is read as written: a search may not be judged by what the defence makes of it.
+    assert guard.encode(prompts[0]) == target.encode(prompts[0])
 
 
 # ---------------------------------------------------------------- paraphrase by rules

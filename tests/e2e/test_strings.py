@@ -20,7 +20,7 @@ GCQ = [
     "random-words",
     "--strings",
     "3",
-    "--target-target-tokens",
+    "--target-tokens",
     "6",
     "--workers",
     "1",
@@ -71,6 +71,13 @@ def test_score_agrees_to_the_last_digit(store, capsys):
         assert "differs" not in out and out.count("agrees") == len(record.metrics)
 
 
+def test_two_runs_on_the_same_strings_are_paired(store, capsys):
+    found = records(store)
+    out, _ = run(capsys, "score", found["gcq"].id, "--against", found["no-string"].id, "--store", str(store))
+    value = found["gcq"].metric("success").value - found["no-string"].metric("success").value
+    assert f"success minus that of no-string ({found['no-string'].id}): {value:.3f} [" in out
+
+
 def test_report_and_export(store, capsys):
     record = records(store)["gcq"]
     run(capsys, "report", record.id, "--store", str(store))
@@ -83,14 +90,14 @@ def test_report_and_export(store, capsys):
 def test_a_cap_stops_a_run_and_a_higher_one_goes_on_to_the_same_end(store, tmp_path, capsys):
     """Never more than the cap, over both attempts; and the search goes on as if it had not stopped."""
     alone = [*SMALL, "--controls", "none", "--store", str(tmp_path)]
-    run(capsys, *alone, "--cap-tokens", "1200", code=1)
+    run(capsys, *alone, "--cap-tokens", "400", code=1)
     (folder,) = (p.parent for p in tmp_path.glob("*/record.json"))
     stopped = parse((folder / "record.json").read_text())
-    assert stopped.status == "timeout" and "cap on tokens is 1200" in stopped.error.message
-    assert 0 < Ledger(folder / "spend.sqlite").spent().tokens_in <= 1200
-    run(capsys, *alone, "--cap-tokens", "1200", code=1)
+    assert stopped.status == "timeout" and "cap on tokens is 400" in stopped.error.message
+    assert 0 < Ledger(folder / "spend.sqlite").spent().tokens_in <= 400
+    run(capsys, *alone, "--cap-tokens", "400", code=1)
     spent = Ledger(folder / "spend.sqlite").spent()
-    assert spent.tokens_in + spent.tokens_out <= 1200
+    assert spent.tokens_in + spent.tokens_out <= 400
     run(capsys, *alone, "--resume", folder.name[:8])
     whole = load(store / records(store)["gcq"].id / "artifact.npz")
     again = load(folder / "artifact.npz")
@@ -158,6 +165,25 @@ def test_a_users_own_list_and_a_universal_string(tmp_path, capsys):
     )
     tails = {p.removeprefix(f"Say {t} ") for p, t in zip(artifact.prompts, artifact.targets, strict=True)}
     assert len(tails) == 1 and list(artifact.queries[2:]) == [0, 0]
+    record = parse(path.with_name("record.json").read_text())
+    assert record.metric("success", "split=validation").n == 2 == record.metric("success_found").n
+    out, _ = run(capsys, "score", record.id, "--store", str(tmp_path / "runs"))
+    assert out.count("agrees") == len(record.metrics)
+
+
+def test_a_budget_in_dollars_needs_a_price(tmp_path, capsys):
+    _, err = run(capsys, *SMALL, "--max-usd", "0.1", "--controls", "none", "--store", str(tmp_path), code=2)
+    assert "max_usd: tiny: has no price" in err
+
+
+def test_presets_of_a_defence_can_be_named(tmp_path, capsys):
+    behind = [*SMALL, "--controls", "none", "--dry-run", "--json", "--store", str(tmp_path), "--defense"]
+    out, _ = run(capsys, *behind, "perplexity-filter:preset=bytes")
+    (cell,) = json.loads(out)["cells"]
+    (plain,) = json.loads(run(capsys, *behind, "perplexity-filter")[0])["cells"]
+    assert cell["defenses"] != plain["defenses"]
+    _, err = run(capsys, *behind, "perplexity-filter:preset=byte", code=2)
+    assert "Did you mean 'bytes'" in err
 
 
 @pytest.mark.parametrize(
