@@ -142,7 +142,7 @@ def table(title: str, ways: dict[str, Way], turns: int) -> None:
         )
 
 
-def main(turns: int = 3) -> None:
+def main(turns: int = 5) -> None:
     """Run everything, one thread."""
     set_threads(1)
     env = environment("cpu")
@@ -155,7 +155,7 @@ def main(turns: int = 3) -> None:
     ways = {
         "float32, whole, batch 1": whole(long, 1, 16),
         "float32, whole, batch 16": whole(long, 16, 32),
-        "float32, head known, batch 16": behind_head(long, 16, 32),
+        "float32, head known, batch 16": behind_head(long, 16, 64),
         "float32, head known, sorted by parent, batch 16": scored(long),
         "bfloat16, head known, batch 16": behind_head(long_half, 16, 16),
     }

@@ -288,7 +288,7 @@ SECRETIVE = Manners(key="sk-secret-0123456789")
         Fault(status=400), Fault(status=401), Fault(status=404), Fault(status=429), Fault(status=500),
         Fault(reset=True), Fault(body="not JSON"), Fault(spoil=other_model), Fault(wait_s=0.4),
     ],
-    ids=str,
+    ids=["400", "401", "404", "429", "500", "reset", "not-json", "other-model", "slow"],
 )  # fmt: skip
 def test_no_key_and_no_address_gets_out(fault, tmp_path, caplog, capfd):
     caplog.set_level(logging.DEBUG)
