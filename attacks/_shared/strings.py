@@ -84,11 +84,12 @@ def assemble(rows: Sequence[Row], config: StringGoal, notes: dict[str, Any], mod
     trace = [(i, *step) for i, state in enumerate(states) for step in state.trace]
     table = np.array(trace, np.float64).reshape(-1, 5)
     losses = [_loss_of(state) for state in states]
+    # Where none is planned, the most that any string took: an area of its own, not one to compare runs by.
+    most = (max((s.tokens for s in states), default=0), max((s.usd for s in states), default=0.0))
     caps = {
-        "queries": config.max_queries,
-        "tokens": getattr(config, "max_tokens", None),
-        "usd": getattr(config, "max_usd", None),
-    }
+        "queries": config.max_queries, "tokens": getattr(config, "max_tokens", None) or most[0] or None,
+        "usd": getattr(config, "max_usd", None) or most[1] or None,
+    }  # fmt: skip
     return Strings(
         ids=tuple(r.goal.id for r in rows), targets=tuple(r.goal.text for r in rows),
         prompts=tuple(r.prompt for r in rows), initial=tuple(r.initial for r in rows),

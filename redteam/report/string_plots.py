@@ -11,9 +11,13 @@ from redteam.report.plots import _INK, _bars, _figure, _mark
 from redteam.report.string_series import Series
 from redteam.stats import Estimate
 
+_UNITS = {"queries": "queries", "tokens": "tokens", "usd": "US dollars"}
 
-def success_svg(series: Sequence[Series], own: str, initial: Estimate | None) -> Markup | None:
-    """Share of strings found against queries, a line a series; the marks are fresh success at the end.
+
+def success_svg(
+    series: Sequence[Series], own: str, initial: Estimate | None, unit: str = "queries"
+) -> Markup | None:
+    """Share of strings found against what a search spends, a line a series; the marks are fresh success at the end.
 
     own: id of the run whose line gets a band. initial: drawn as the level reached without any search.
     None if no search of any series can be drawn.
@@ -22,8 +26,8 @@ def success_svg(series: Sequence[Series], own: str, initial: Estimate | None) ->
     drawn = [(i, s, points) for i, s, points in curves if points]
     if not drawn:
         return None
-    top = max(1.0, *(points[-1][0] for _, _, points in drawn))
-    with _figure("success", 3.4) as (_, axes, out):
+    top = max(1.0 if unit == "queries" else 1e-9, *(points[-1][0] for _, _, points in drawn))
+    with _figure(f"success-{unit}", 3.4) as (_, axes, out):
         if initial is not None:
             axes.axhline(initial.value, color=_INK, linewidth=1, linestyle="--", label="initial prompts")
         for place, (i, one, points) in enumerate(drawn):
@@ -38,7 +42,7 @@ def success_svg(series: Sequence[Series], own: str, initial: Estimate | None) ->
                 # Beside the end of the axis, and apart, else the bars of several series hide each other.
                 at = top * (1.03 + 0.03 * place)
                 axes.errorbar([at], [fresh.value], yerr=_bars([fresh]), linestyle="none", **_mark(i))
-        axes.set_xlabel("queries of the search, for one string")
+        axes.set_xlabel(f"{_UNITS[unit]} of the search, for one string")
         axes.set_ylabel("share of strings")
         axes.set_xlim(-0.01 * top, top * (1.06 + 0.03 * len(drawn)))
         axes.set_ylim(-0.03, 1.03)

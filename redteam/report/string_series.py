@@ -59,19 +59,22 @@ class Series:
         return [(b, rate(h)) for b, h in zip(budgets, hits, strict=True)]
 
 
-def series(run: Path, beside: Sequence[Record]) -> list[Series]:
-    """The records by attack and setting, attacks first. run: the folder whose neighbours hold their files."""
+def series(run: Path, beside: Sequence[Record], unit: str = "queries") -> list[Series]:
+    """The records by attack and setting, attacks first. run: the folder whose neighbours hold their files.
+
+    unit: what a search spends: queries, tokens or usd.
+    """
     groups: dict[_Key, list[Record]] = defaultdict(list)
     for r in beside:
         rest = canonical_json([r.cell.attack.version, r.cell.attack.config])
         groups[r.role, r.cell.attack.name, r.source, rest].append(r)
     labels = _labels(groups)
-    return [_series(labels[key], run, groups[key]) for key in sorted(groups)]
+    return [_series(labels[key], run, groups[key], unit) for key in sorted(groups)]
 
 
-def _series(label: str, run: Path, records: Sequence[Record]) -> Series:
+def _series(label: str, run: Path, records: Sequence[Record], unit: str) -> Series:
     ordered = sorted(records, key=lambda r: r.cell.seed)
-    found = [read for r in ordered if (read := _search(run, r)) is not None]
+    found = [read for r in ordered if (read := _search(run, r, unit)) is not None]
     caps = [read.cap for read in found if read.cap]
     medians = [m.value for r in ordered if (m := r.metric("queries_to_success")) is not None]
     return Series(
@@ -100,7 +103,7 @@ class _Searched:
     asked: bool
 
 
-def _search(run: Path, record: Record) -> _Searched | None:
+def _search(run: Path, record: Record, unit: str) -> _Searched | None:
     """What a cell's files tell; None if they are not there, or not whole."""
     for folder in (run, run.parent / record.id):
         if not (folder / "record.json").is_file():
@@ -111,12 +114,12 @@ def _search(run: Path, record: Record) -> _Searched | None:
             continue
         if found.id == record.id and isinstance(artifact, Strings) and "search" in tables:
             search = tables["search"]
-            cap = (artifact.notes.get("caps") or {}).get("queries")
-            return _Searched(_found_at(search), cap, bool((search["queries"] > 0).any()))
+            cap = (artifact.notes.get("caps") or {}).get(unit)
+            return _Searched(_found_at(search, unit), cap, bool((search["queries"] > 0).any()))
     return None
 
 
-def _found_at(search: pd.DataFrame) -> np.ndarray:
+def _found_at(search: pd.DataFrame, unit: str) -> np.ndarray:
     ordered = search.sort_values("id", kind="stable")
-    at: np.ndarray = np.where(ordered["found"].to_numpy(bool), ordered["queries_at"].to_numpy(np.int64), -1)
+    at: np.ndarray = np.where(ordered["found"].to_numpy(bool), ordered[f"{unit}_at"].to_numpy(np.float64), -1)
     return at

@@ -76,12 +76,26 @@ def render_strings(run: Path, siblings: Sequence[Record], flags: Mapping[str, st
         **_evidence(artifact, outcomes, tables["trace"]),
         **_provenance(record, artifact, flags or {}),
         success_svg=string_plots.success_svg(found, record.id, curve.of_metric(record, "initial_success")),
+        spent_svgs=_spent_curves(run, record, beside, artifact),
         series=found,
         first_rows=rows[:_FIRST_SHOWN],
         more_rows=rows[_FIRST_SHOWN:],
         left_out=len({s.id for s in siblings} - {r.id for r in beside}),
     )
     return page + "\n"
+
+
+def _spent_curves(
+    run: Path, record: Record, beside: Sequence[Record], artifact: Strings
+) -> list[tuple[str, Any]]:
+    """The same curve against tokens, and against dollars where the search cost any."""
+    initial = curve.of_metric(record, "initial_success")
+    units = ["tokens", *(["usd"] if artifact.usd.max() > 0 else [])] if artifact.tokens.max() > 0 else []
+    drawn = [
+        (u, string_plots.success_svg(string_series.series(run, beside, u), record.id, initial, u))
+        for u in units
+    ]
+    return [(unit, svg) for unit, svg in drawn if svg is not None]
 
 
 def _read(run: Path) -> tuple[Record, Strings, dict[str, pd.DataFrame]]:
