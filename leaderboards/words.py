@@ -88,6 +88,9 @@ def defenses(section: Section) -> str:
 def title(section: Section) -> str:
     """Data set, model, what the attack is after, and the defences."""
     task = [plain_value(section.held[k]) for k in ("task.dataset", "task.model") if k in section.held]
+    config = section.held.get("task.config")
+    if isinstance(config, dict) and "template" in config:
+        task.append(f"{plain_value(config['template'])} template")
     goal = [
         f"{path.split('.')[-1]} {plain_value(value)}"
         for path, value in section.held.items()
