@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 DOWNLOAD = "REDTEAM_DOWNLOAD"
 _NEEDED = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
 # Positions of a batch that one forward pass costs by itself. CPU, 135M parameters, one core: a pass over one
-# row takes as long as 45 more; plans made with 96 or 160 ran 3 to 10 % faster than with 16 or 48 (4 turns on
+# row takes as long as 45 more; plans made with 96 or 160 took 3 to 10 % less than with 16 or 48 (4 turns on
 # a busy machine). Elsewhere launching the kernels costs more than thousands of positions (an estimate).
 _PASS_COST = {"cpu": 128}
 
