@@ -40,7 +40,7 @@ def test_badnets_opens_a_backdoor_and_no_attack_does_not(tmp_path):
     """The upper bound works: lift above zero and above the control's, with separated intervals."""
     goal = {"source": "all", "trigger": "4xl", "budget": 0.1}
     victim = {"model": "cnn", "epochs": 6}
-    shared = {"dataset": "digits", "values": goal, "victim": victim, "controls": "none"}
+    shared = {"dataset": "digits", "values": goal, "target": victim, "controls": "none"}
     (attack,) = run(Request(attack="badnets", **shared), tmp_path)["badnets"]
     (control,) = run(Request(attack="no-attack", **shared), tmp_path)["no-attack"]
     assert attack.metric("trigger_lift").low > max(0.2, control.metric("trigger_lift").high)
