@@ -175,7 +175,11 @@ def test_flags_carry_their_text_if_given(made: tuple[Path, Record], page: str) -
 
 def test_the_command_names_every_setting(page: str) -> None:
     seen = text_of(page)
-    parts = ("redteam attack flip --dataset small -o target.model=preact-resnet8", "-o budget=30", "-o trigger=1xs")
+    parts = (
+        "redteam attack flip --dataset small -o target.model=preact-resnet8",
+        "-o budget=30",
+        "-o trigger=1xs",
+    )
     for part in (*parts, "-o target.epochs=3", "--seed 0"):
         assert part in seen
 
