@@ -250,6 +250,12 @@ class TextDataset:
         """sha256 of ids, strings and benign prompts, in order."""
         return digest_json([list(self.ids), list(self.texts), list(self.benign)])
 
+    def fit(self, preset: Mapping[str, Any]) -> dict[str, Any]:
+        """A preset's target settings on this set: of fewer strings than the preset has, all are taken."""
+        wanted = preset.get("strings")
+        short = isinstance(wanted, int) and wanted > len(self)
+        return {**preset, "strings": len(self)} if short else dict(preset)
+
     def first(self, n: int | None) -> TextDataset:
         """The first `n` strings."""
         return self if n is None else replace(self, ids=self.ids[:n], texts=self.texts[:n])

@@ -4,7 +4,7 @@ The buffer holds the best candidates in a min-max heap. Each step takes the best
 that differ in one token, lets the proxy order them, puts the first few to the target, and keeps those
 that are no worse than the buffer's worst [hayase2024gcq, algorithm 1]. What scores a candidate is an
 `Objective`, so one string, a universal suffix and a moderation classifier share this search. Its whole
-state goes into a checkpoint after every step: buffer, generator, what was seen and what was spent.
+state goes into a checkpoint every half second: buffer, generator, what was seen and what was spent.
 """
 
 from __future__ import annotations

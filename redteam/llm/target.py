@@ -159,9 +159,11 @@ def make(dataset: TextDataset, config: LanguageConfig, ctx: Context) -> Language
 
 
 def configure(dataset: TextDataset, *layers: Mapping[str, Any]) -> LanguageConfig:
-    """The default target with `layers` of settings laid over it, the last one on top."""
+    """The default target with `layers` of settings laid over it, the last one on top.
+
+    All but the last are presets, whose number of strings yields to what the data set has."""
     config = LanguageConfig()
-    for layer in layers:
+    for layer in (*map(dataset.fit, layers[:-1]), *layers[-1:]):
         config = build(LanguageConfig, layer, base=config, where="target")
     if config.strings is not None and config.strings > len(dataset):
         raise ConfigError(

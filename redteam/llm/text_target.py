@@ -124,11 +124,13 @@ def make(dataset: TextDataset, config: ModerationConfig, ctx: Context) -> Modera
 def configure(dataset: TextDataset, *layers: Mapping[str, Any]) -> ModerationConfig:
     """The default target with `layers` of settings laid over it, the last one on top.
 
+    All but the last are presets, whose number of strings yields to what the data set has.
+
     Raises:
         ConfigError: an unknown setting, one out of range, or more texts than there are.
     """
     config = ModerationConfig()
-    for layer in layers:
+    for layer in (*map(dataset.fit, layers[:-1]), *layers[-1:]):
         config = build(ModerationConfig, layer, base=config, where="target")
     if config.strings is not None and config.strings > len(dataset):
         raise ConfigError(

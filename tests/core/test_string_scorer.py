@@ -216,7 +216,7 @@ def test_the_scorer_takes_nothing_on_the_attacks_word(
 
 def test_what_was_planned_passes():
     config = {"max_queries": 100, "length": 3}
-    enforce(LONG, config, ("prompts",), dataset(), Scripted({}).tokenize)
+    assert enforce(LONG, config, ("prompts",), dataset(), Scripted({}).tokenize) is None
     enforce(LONG, {"length": 2}, (), dataset())
     cut = strings(targets=("The kettle", *TEXTS[1:]))
     enforce(cut, config, (), dataset(), Scripted({}).tokenize)

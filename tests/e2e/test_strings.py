@@ -156,7 +156,7 @@ def test_a_users_own_list_and_a_universal_string(tmp_path, capsys):
         "--universal",
     ]
     words += ["--request", "Say {target} ", "--controls", "none", "--store", str(tmp_path / "runs"), "-q"]
-    run(capsys, *words, "-o", "target.strings=none")
+    run(capsys, *words)
     (path,) = (tmp_path / "runs").glob("*/artifact.npz")
     artifact = load(path)
     assert (
@@ -169,6 +169,15 @@ def test_a_users_own_list_and_a_universal_string(tmp_path, capsys):
     assert record.metric("success", "split=validation").n == 2 == record.metric("success_found").n
     out, _ = run(capsys, "score", record.id, "--store", str(tmp_path / "runs"))
     assert out.count("agrees") == len(record.metrics)
+
+
+def test_a_list_shorter_than_the_presets_is_taken_whole(tmp_path, capsys):
+    (tmp_path / "two.txt").write_text("the cat sat\nblue sky\n")
+    words = ["attack", "no-string", "--dataset", f"file:{tmp_path / 'two.txt'}", "--dry-run", "--json"]
+    out, _ = run(capsys, *words, "--store", str(tmp_path / "runs"))
+    assert json.loads(out)["cells"][0]["task"]["config"]["strings"] == 2
+    _, err = run(capsys, *words, "--strings", "3", "--store", str(tmp_path / "runs"), code=2)
+    assert "expected at most 2" in err
 
 
 def test_a_budget_in_dollars_needs_a_price(tmp_path, capsys):
