@@ -9,7 +9,7 @@ context; nothing it says is trusted. Which fields may flow in which task is the 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
@@ -147,15 +147,18 @@ class AgentDataset:
 
     def profile(self, name: str) -> Profile:
         """A user by id. Raises UnknownNameError."""
-        return _named("profile", name, self._profiles)
+        found: Profile = _named("profile", name, self._profiles)
+        return found
 
     def task(self, name: str) -> Task:
         """A task by id. Raises UnknownNameError."""
-        return _named("task", name, self._tasks)
+        found: Task = _named("task", name, self._tasks)
+        return found
 
     def field(self, name: str) -> Field:
         """A field by name. Raises UnknownNameError."""
-        return _named("field", name, self._fields)
+        found: Field = _named("field", name, self._fields)
+        return found
 
     @cached_property
     def _profiles(self) -> dict[str, Profile]:
@@ -172,10 +175,8 @@ class AgentDataset:
     @cached_property
     def digest(self) -> str:
         """sha256 of everything but the name, the source and the licence; it goes into every record."""
-        import dataclasses
-
-        parts = [self.fields, self.profiles, self.tasks]
-        plain = [[dataclasses.asdict(x) for x in part] for part in parts]
+        parts: list[tuple[Any, ...]] = [self.fields, self.profiles, self.tasks]
+        plain = [[asdict(x) for x in part] for part in parts]
         return digest_json([self.version, plain, self.rules.digest, [list(p) for p in self.pairs]])
 
 
