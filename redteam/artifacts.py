@@ -10,12 +10,13 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
+from redteam.dialogue import Question, Script, Session
 from redteam.errors import ArtifactError
 from redteam.files import atomic_path
 from redteam.hashing import canonical_json, digest_file
@@ -212,8 +213,58 @@ def _check_sizes(artifact: Any, names: tuple[str, ...]) -> None:
 _SUFFIX_TEXTS = ("ids", "texts", "sent", "control", "split", "finish")
 _SUFFIX_ARRAYS = ("queries", "score_before", "score_after")
 
-Artifact = Poison | Strings | Suffixes
-_KINDS: dict[str, Any] = {cls.kind: cls.of for cls in (Poison, Strings, Suffixes)}
+
+@dataclass(frozen=True)
+class Scripts:
+    """What a third party will say to an agent: a script for each of n questions, in the planned order.
+
+    finish: how the making of each ended (`redteam.language.Finish`; `stop`: it ran its course). queries: (n,)
+    int64, messages it put to the agent. notes: what the attack has to say of itself, as plain JSON values.
+    """
+
+    kind: ClassVar[str] = "scripts"
+
+    scripts: tuple[Script, ...]
+    finish: tuple[str, ...]
+    queries: np.ndarray
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "scripts", tuple(self.scripts))
+        object.__setattr__(self, "finish", tuple(self.finish))
+        _check_sizes(self, ("scripts", "finish", "queries"))
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """The questions' ids."""
+        return tuple(s.question.id for s in self.scripts)
+
+    def save(self, path: Path) -> str:
+        """Write to `path` (`.npz`). Returns the file's sha256."""
+        scripts = [
+            {"question": asdict(s.question), "sessions": [asdict(one) for one in s.sessions]}
+            for s in self.scripts
+        ]
+        meta = {"kind": self.kind, "scripts": scripts, "finish": list(self.finish), "notes": dict(self.notes)}
+        return save_arrays(path, {"queries": self.queries}, meta)
+
+    @classmethod
+    def of(cls, meta: Mapping[str, Any], arrays: Mapping[str, Any]) -> Scripts:
+        """From what `save` wrote."""
+        scripts = tuple(
+            Script(
+                question=Question(**s["question"]),
+                sessions=tuple(
+                    Session(**{**one, "messages": tuple(one["messages"])}) for one in s["sessions"]
+                ),
+            )
+            for s in meta["scripts"]
+        )
+        return cls(**{**meta, "scripts": scripts}, **arrays)
+
+
+Artifact = Poison | Strings | Suffixes | Scripts
+_KINDS: dict[str, Any] = {cls.kind: cls.of for cls in (Poison, Strings, Suffixes, Scripts)}
 
 
 def load(path: Path, sha256: str | None = None) -> Artifact:

@@ -70,7 +70,9 @@ def plan(request: Request, source: DataSource, device: Device) -> list[Job]:
     spec = registry.get("attack", request.attack)
     preset = preset_of(spec, request.preset)
     defenses = [_defense(spec, name, values) for name, values in request.defenses]
-    config = build(spec.config, request.values, base=preset.config, where=spec.name)
+    configs = [
+        build(spec.config, v, base=preset.config, where=spec.name) for v in variants(spec, request.values)
+    ]
     kind = kinds.of_spec(spec)
     name = request.dataset or preset.dataset or kind.dataset
     dataset = kind.load(name, source)
@@ -79,22 +81,28 @@ def plan(request: Request, source: DataSource, device: Device) -> list[Job]:
     )
     if request.adaptive and not defenses:
         raise ConfigError("--adaptive: expected at least one --defense for the attack to adapt to")
-    specs = [(spec, _resolved(spec, config, target))]
+    specs = [(spec, _resolved(spec, config, target)) for config in configs]
     for control in _controls(spec, request.controls):
-        shared = {k: v for k, v in to_json(config).items() if k in knobs(control.config)}
+        shared = {k: v for k, v in to_json(configs[0]).items() if k in knobs(control.config)}
         specs.append((control, _resolved(control, build(control.config, shared), target)))
-    knowledge: Literal["adaptive", "oblivious"] = (
-        "oblivious" if defenses and not request.adaptive else "adaptive"
-    )
     task = _task(dataset, target, kind)
     jobs = []
     for (one, settings), seed in itertools.product(specs, request.seeds):
+        blind = defenses and not (request.adaptive or one.adaptive)
         cell = Cell(
-            threat=one.threat.kind if one.threat else "", knowledge=knowledge, seed=seed, task=task,
+            threat=one.threat.kind if one.threat else "", knowledge="oblivious" if blind else "adaptive",
+            seed=seed, task=task,
             attack=_plugin(one, settings, kind), defenses=tuple(defenses),
         )  # fmt: skip
         jobs.append(Job(cell, name, one.role if one.role != "audit" else "audit"))
     return list({job.cell.id: job for job in jobs}.values())
+
+
+def variants(spec: Spec, values: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The settings to run: `values` with each of the plug-in's variants, or alone if they choose one themselves."""
+    if any(key in values for variant in spec.variants for key in variant):
+        return [values]
+    return [{**variant, **values} for variant in spec.variants] or [values]
 
 
 def _resolved(spec: Spec, config: Any, target: Any) -> Any:
@@ -142,7 +150,8 @@ def _defense(attack: Spec, name: str, values: Mapping[str, Any]) -> DefensePlugi
     settings = dict(values)
     preset = preset_of(spec, str(settings.pop("preset", "default")))
     config = build(spec.config, settings, base=preset.config, where=name)
-    return DefensePlugin(name=name, version=spec.version, config=to_json(config), oracle=spec.oracle)
+    told = spec.oracle(config) if callable(spec.oracle) else spec.oracle
+    return DefensePlugin(name=name, version=spec.version, config=to_json(config), oracle=told)
 
 
 def _task(dataset: Any, target: Any, kind: Kind) -> TaskInfo:

@@ -229,6 +229,10 @@ class Spec:
     defences, `(dataset, config, ctx) -> Target` for targets. resolve: fills in what depends on the
     target (class pairs, counts) before the cell is hashed: `(config, target) -> config`.
     estimate: `(config, target) -> {stage: images trained on}` for --dry-run.
+    variants: settings of which each is run where none of their keys is given (of a defence, by `evaluate`).
+    adaptive: an attack that knows the defence by design; it always meets the defended target.
+    baselines: of a defence, those that `evaluate` runs beside it. oracle: what a defence is told that a defender
+    would not know, or a function of its config that says so.
     """
 
     name: str
@@ -244,4 +248,7 @@ class Spec:
     resolve: Callable[[Any, Any], Any] | None = None
     estimate: Callable[[Any, Any], dict[str, float]] | None = None
     published: tuple[Published, ...] = ()
-    oracle: tuple[str, ...] = ()
+    oracle: tuple[str, ...] | Callable[[Any], tuple[str, ...]] = ()
+    variants: tuple[Mapping[str, Any], ...] = ()
+    adaptive: bool = False
+    baselines: tuple[str, ...] = ()

@@ -64,13 +64,17 @@ def _check_known(attacks: Sequence[str], values: dict[str, Any]) -> None:
 def evaluate(
     name: str, dataset: str | None, preset: str, adaptive: bool, pairs: tuple[str, ...], **params: Any
 ) -> int:
-    """Run DEFENSE against every attack of its kind, with and without it, and print one table each."""
-    from redteam.cli.running import execute
-    from redteam.plan import Request, parse_defenses
+    """Run DEFENSE against every attack of its kind, with and without it, and beside the baselines it must beat.
 
-    defenses = parse_defenses([name])
+    A defence with variants (see its card) runs in each of them, unless its settings choose one.
+    """
+    from redteam.cli.running import execute
+    from redteam.plan import Request, parse_defenses, variants
+
+    ((defence, settings),) = parse_defenses([name])
+    spec = registry.get("defense", defence)
     attack_values, target = layered({"config_file": None, "pairs": pairs})
-    attacks = fitting_attacks(registry.get("defense", defenses[0][0]))
+    attacks = fitting_attacks(spec)
     _check_known(attacks, attack_values)
     seeds = range(params["seed"], params["seed"] + params["seeds"])
     requests = [
@@ -78,7 +82,7 @@ def evaluate(
             attack=attack, preset=preset, dataset=dataset, defenses=behind, seeds=seeds, controls="none",
             adaptive=adaptive and bool(behind), values=_known(attack, attack_values), target=target,
         )
-        for behind in ((), defenses)
+        for behind in ((), *(((b, {}),) for b in spec.baselines), *(((defence, s),) for s in variants(spec, settings)))
         for attack in attacks
     ]  # fmt: skip
     return execute(requests, params)

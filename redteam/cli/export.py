@@ -1,4 +1,4 @@
-"""`redteam export FORMAT RUN`: a run in the format of another tool."""
+"""`redteam export FORMAT ...`: a run in the format of another tool, or a data set as a file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from redteam.cli.options import DEFAULT_STORE
 
 @click.group()
 def export() -> None:
-    """Write a run in the format of another tool."""
+    """Write a run in the format of another tool, or a data set as a file."""
 
 
 @export.command()
@@ -36,3 +36,16 @@ def jailbreakbench(run: str, store: Path, out: Path | None, attack_type: str) ->
     path = out or folder / "jailbreakbench.json"
     write_text(path, to_json(of_run(folder, attack_type)))  # type: ignore[arg-type]
     click.echo(str(path))
+
+
+@export.command()
+@click.argument("dataset", default="profiles")
+@click.option(
+    "--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="where to write it"
+)
+def agents(dataset: str, out: Path) -> None:
+    """Write the users, tasks and rule table of DATASET as JSON lines, which `--dataset jsonl:PATH` reads."""
+    from redteam.data.agents import load_agents, write_jsonl
+
+    write_jsonl(load_agents(dataset), out)
+    click.echo(str(out))

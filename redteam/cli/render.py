@@ -11,8 +11,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from redteam import registry
+from redteam.config import to_json
 from redteam.hashing import canonical_json
-from redteam.record import Metric, Record
+from redteam.record import DefensePlugin, Metric, Plugin, Record
 from redteam.stats import Estimate, across_cells
 
 
@@ -20,12 +22,15 @@ from redteam.stats import Estimate, across_cells
 class Layout:
     """How records of one threat kind are tabled. columns: four numbers with intervals fit a line. goal: what
     of the attack's config all rows share. budget: the knob shown beside each attack. base: (label, metric)
-    of a line below the table."""
+    of a line below the table. shown: knobs of the attack that stand behind its name. together: whether all
+    defences share one table, in a column of their own."""
 
     columns: tuple[str, ...]
     goal: tuple[str, ...] = ()
     budget: str = "budget"
     base: tuple[str, str] | None = None
+    shown: tuple[str, ...] = ()
+    together: bool = False
 
 
 LAYOUTS = {
@@ -41,8 +46,13 @@ LAYOUTS = {
     "moderation": Layout(
         ("evasion", "base_evasion", "random_evasion", "evasion_lift"), budget="max_queries",
     ),
+    "agent-privacy": Layout(
+        ("privacy", "utility", "leaks"), budget="turns", shown=("strategy",), together=True,
+    ),
 }  # fmt: skip
 OTHER = Layout(())
+# Settings of a defence that are shown even where they are its defaults.
+_TELLING = ("minimiser",)
 
 
 def layout_of(r: Record) -> Layout:
@@ -99,24 +109,54 @@ def _fixed(r: Record) -> str:
     config = r.cell.attack.config
     goal = [config.get(k) for k in layout_of(r).goal]
     cell = r.cell.model_dump(mode="json")
-    return canonical_json([cell["task"], goal, cell["defenses"], cell["defenses"] and cell["knowledge"]])
+    behind = [] if layout_of(r).together else [cell["defenses"], cell["defenses"] and cell["knowledge"]]
+    return canonical_json([cell["task"], goal, *behind])
 
 
 def _table(records: Sequence[Record]) -> Table:
-    rows: dict[tuple[str, str], list[Record]] = defaultdict(list)
-    for r in sorted(records, key=lambda r: r.role != "attack"):
-        rows[r.role, r.cell.attack.digest].append(r)
+    rows: dict[tuple[str, str, str], list[Record]] = defaultdict(list)
     layout = layout_of(next((r for r in records if r.status == "ok"), records[0]))
+    behind = list(dict.fromkeys(_behind(r) for r in records)) if layout.together else [""]
+
+    def place(r: Record) -> int:
+        return behind.index(_behind(r)) if layout.together else 0
+
+    for r in sorted(records, key=lambda r: (place(r), r.role != "attack")):
+        rows[behind[place(r)], r.role, r.cell.attack.digest].append(r)
     table = Table(title=_title(records[0], layout), pad_edge=False)
+    if layout.together:
+        table.add_column("agent behind")
     table.add_column("attack\n(role)", min_width=20)
     for column in (layout.budget, *layout.columns, "seeds"):
         table.add_column(column, no_wrap=True, justify="right")
-    for (role, _), group in rows.items():
+    last = None
+    for (defence, role, _), group in rows.items():
         attack, good = group[0].cell.attack, [r for r in group if r.status == "ok"]
         cells = [number(pooled(good, c)) for c in layout.columns] if good else ["-"] * len(layout.columns)
         budget = str(attack.config.get(layout.budget, "-"))
-        table.add_row(f"{attack.name}\n({role})", budget, *cells, str(len(good)))
+        if layout.together and last not in (None, defence):
+            table.add_section()
+        named = f"{_named(attack, layout)}\n({role})"
+        table.add_row(*([defence] if layout.together else []), named, budget, *cells, str(len(good)))
+        last = defence
     return table
+
+
+def _named(attack: Plugin, layout: Layout) -> str:
+    return " ".join([attack.name, *(str(attack.config[k]) for k in layout.shown if k in attack.config)])
+
+
+def _behind(record: Record) -> str:
+    """The defences, each with those of its settings that differ from its defaults."""
+    return " + ".join(_with_settings(d) for d in record.cell.defenses) or "nothing"
+
+
+def _with_settings(defence: DefensePlugin) -> str:
+    if defence.name not in registry.names("defense"):
+        return defence.name
+    usual = to_json(registry.get("defense", defence.name).presets["default"].config)
+    given = [str(v) for k, v in defence.config.items() if usual.get(k) != v or k in _TELLING]
+    return f"{defence.name} ({', '.join(given)})" if given else defence.name
 
 
 def _title(record: Record, layout: Layout) -> str:
@@ -129,5 +169,7 @@ def _title(record: Record, layout: Layout) -> str:
     if "trigger" in layout.goal:
         classes = "/".join(str(config.get(k)) for k in ("source", "target_class"))
         title += f", trigger {config.get('trigger')}, source/target {classes}"
+    if layout.together:
+        return title
     behind = " + ".join(d.name for d in cell.defenses)
     return title + (f", behind {behind} ({cell.knowledge})" if behind else "")

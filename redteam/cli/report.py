@@ -27,7 +27,8 @@ def report(run: str, store: Path, out: Path | None, dataset: str | None, **param
     """Write one HTML page about RUN (a folder, or the start of an id).
 
     Of poison: triggered examples, success against budget beside the controls, where the flips fell. Of
-    adversarial strings: success against queries, every string with its prompt and answer, what failed.
+    adversarial strings: success against queries, every string with its prompt and answer, what failed. Of
+    agents: privacy against utility over defences and attacks, what was shared, and every conversation.
     """
     from redteam.files import write_text
     from redteam.store import Store, read_record
@@ -39,6 +40,10 @@ def report(run: str, store: Path, out: Path | None, dataset: str | None, **param
         from redteam.report.strings import render_strings
 
         page = render_strings(folder, siblings)
+    elif record.cell.threat == "agent-privacy":
+        from redteam.report.agents import render_agents
+
+        page = render_agents(folder, siblings)
     else:
         from redteam.report import render
 

@@ -22,9 +22,18 @@ if TYPE_CHECKING:
     "--store", type=click.Path(file_okay=False, path_type=Path), default=DEFAULT_STORE, show_default=True
 )
 @click.option("--against", metavar="RUN", default=None,
-              help="another run on the same strings: the paired difference of success, this minus that")  # fmt: skip
+              help="another run on the same strings or questions: paired differences, this minus that")  # fmt: skip
+@click.option("--rules", type=click.Path(dir_okay=False, path_type=Path), default=None,
+              help="of agents: the metrics under another rule table, a TOML file like the embedded one")  # fmt: skip
+@click.option("--flip", "flips", multiple=True, metavar="TASK.FIELD=LABEL",
+              help="of agents: the metrics with one label changed (allowed, forbidden or ambiguous)")  # fmt: skip
+@click.option("--sensitivity", "sensitive", is_flag=True,
+              help="of agents: how far each single label, flipped, moves privacy and utility")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="print the recomputed metrics as JSON")
-def score(run: str, store: Path, against: str | None, as_json: bool) -> int:
+def score(
+    run: str, store: Path, against: str | None, rules: Path | None, flips: tuple[str, ...], sensitive: bool,
+    as_json: bool,
+) -> int:  # fmt: skip
     """Check the files of RUN (a folder, or the start of an id) and compute its metrics again.
 
     Exit code 0 if every metric of the record follows from its files to the last digit, else 1. Metrics
@@ -34,6 +43,11 @@ def score(run: str, store: Path, against: str | None, as_json: bool) -> int:
     from redteam.store import Store, read_run
 
     record, artifact, tables = read_run(Store(store).locate(run))
+    if rules is not None or flips or sensitive:
+        from redteam.cli.norms import rescored
+
+        rescored(artifact, tables, rules, flips, sensitive, as_json)
+        return 0
     again = kinds.of_artifact(artifact).rescore(artifact, tables).as_metrics()
     if as_json:
         click.echo(
@@ -59,18 +73,24 @@ def _compare(artifact: Artifact, tables: dict[str, DataFrame], other: Path) -> N
     """Print the paired difference to another run.
 
     Raises:
-        ConfigError: one of the runs has no strings to pair.
+        ConfigError: the runs have no examples to pair.
     """
-    from redteam.artifacts import Strings
+    from redteam.artifacts import Scripts, Strings
     from redteam.errors import ConfigError
-    from redteam.score.strings import paired
+    from redteam.score import agents, strings
     from redteam.store import read_run
 
     record, theirs, others = read_run(other)
-    if not isinstance(artifact, Strings) or not isinstance(theirs, Strings):
-        raise ConfigError("--against: expected two runs of string attacks, whose strings can be paired")
-    e = paired(tables, others)
-    click.echo(
-        f"success minus that of {record.cell.attack.name} ({record.id}): {e.value:.3f} "
-        f"[{e.low:.3f}, {e.high:.3f}] n={e.n} {e.method}"
-    )
+    if isinstance(artifact, Strings) and isinstance(theirs, Strings):
+        found = {"success": strings.paired(tables, others)}
+    elif isinstance(artifact, Scripts) and isinstance(theirs, Scripts):
+        pairs = agents.paired(tables, others)
+        found = {name.removesuffix("_difference"): e for name, e in pairs.items()}
+    else:
+        raise ConfigError("--against: expected two runs of attacks on strings, or two on agents")
+    for name, e in found.items():
+        interval = "" if e.low is None else f" [{e.low:.3f}, {e.high:.3f}]"
+        click.echo(
+            f"{name} minus that of {record.cell.attack.name} ({record.id}): {e.value:.3f}{interval} "
+            f"n={e.n} {e.method}"
+        )

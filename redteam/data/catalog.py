@@ -32,12 +32,19 @@ TEXTS: dict[str, str] = {
     "moderated-topics": "104 harmless texts on topics that the embedded classifier moderates; in the package",
     "file:PATH": "your own strings: .txt with one a line, .csv or .jsonl with target, goal or text",
 }
+# Users and tasks, for agents: `redteam.data.agents.load_agents` loads them.
+AGENTS: dict[str, str] = {
+    "profiles": "45 made-up users with 35 fields and 10 tasks, and a rule table of what may flow; in the package",
+    "profiles@SEED": "other users, drawn with another seed",
+    "jsonl:PATH": "users, tasks and rules of your own, as `redteam export agents` writes them",
+    "privacylens:PATH": "your own copy of a PrivacyLens-style JSON file",
+}
 _LOSSY = "-jpeg"
 
 
 def names() -> dict[str, str]:
-    """Every data set, images and strings, with a line on each; imports nothing heavy."""
-    return {**_EMBEDDED, **_STANDARD, **_FOLDERS, **TEXTS}
+    """Every data set, images, strings and users, with a line on each; imports nothing heavy."""
+    return {**_EMBEDDED, **_STANDARD, **_FOLDERS, **TEXTS, **AGENTS}
 
 
 def load(

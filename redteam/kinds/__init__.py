@@ -69,8 +69,9 @@ _MODULES: dict[TargetKind, str] = {
     "trainable": "redteam.kinds.trainable",
     "language-model": "redteam.kinds.language",
     "text-classifier": "redteam.kinds.text",
+    "agent": "redteam.kinds.agent",
 }
-_BY_ARTIFACT = {"poison": "trainable", "strings": "language-model", "suffixes": "text-classifier"}
+_BY_ARTIFACT = {"poison": "trainable", "strings": "language-model", "suffixes": "text-classifier", "scripts": "agent"}
 
 
 def of(target: TargetKind) -> Kind:
