@@ -40,6 +40,8 @@ def rescored(
 
     if not isinstance(artifact, Scripts):
         raise ConfigError("--rules, --flip and --sensitivity need a run of an attack on agents")
+    if "norms" not in tables:
+        raise ConfigError("the run has no evidence to judge again: it was not scored, or its files are gone")
     table = _rules(tables, rules)
     for text in flips:
         table = _flipped(table, text)

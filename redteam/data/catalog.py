@@ -34,7 +34,7 @@ TEXTS: dict[str, str] = {
 }
 # Users and tasks, for agents: `redteam.data.agents.load_agents` loads them.
 AGENTS: dict[str, str] = {
-    "profiles": "45 made-up users with 35 fields and 10 tasks, and a rule table of what may flow; in the package",
+    "profiles": "45 made-up users, 36 fields, 10 tasks and a rule table of what may flow; in the package",
     "profiles@SEED": "other users, drawn with another seed",
     "jsonl:PATH": "users, tasks and rules of your own, as `redteam export agents` writes them",
     "privacylens:PATH": "your own copy of a PrivacyLens-style JSON file",
@@ -53,7 +53,7 @@ def load(
     """Load a data set into memory.
 
     Args:
-        name: a key of `names()` but not of `TEXTS`, `folder:PATH[?size=N]`, or `hf:PATH_OR_ID`.
+        name: a key of `names()` but not of `TEXTS` or `AGENTS`, `folder:PATH[?size=N]`, or `hf:PATH_OR_ID`.
             `<name>-jpeg`, the name that a standard set gets when only lossy bytes are at hand, is understood too.
         data_dir: where existing copies are looked for and downloads go. Without it: the environment's
             `REDTEAM_DATA`, else the user's cache folder.
@@ -66,6 +66,8 @@ def load(
     """
     if name in TEXTS or name.startswith("file:"):
         raise DataError(f"'{name}' is a set of strings for language models; expected a set of images")
+    if name.partition("@")[0] in AGENTS or name.startswith(("jsonl:", "privacylens:")):
+        raise DataError(f"'{name}' is a set of users for agents; expected a set of images")
     access = Access.resolve(data_dir, offline=offline, download=download)
     if name.startswith("folder:"):
         from redteam.data.folder import load_folder

@@ -14,7 +14,7 @@ import pytest
 
 import redteam.data
 from redteam.data.access import Access, Origin, cache_dir
-from redteam.data.catalog import TEXTS
+from redteam.data.catalog import AGENTS, TEXTS
 from redteam.errors import DataError, UnknownNameError
 
 DOWNLOADS = {
@@ -42,7 +42,7 @@ def test_importing_and_listing_loads_nothing_heavy() -> None:
 def test_names_have_one_line_each() -> None:
     listed = redteam.data.names()
     images = {*DOWNLOADS, "digits", "fashion-mini", "fashion-mnist-14", "folder:PATH", "hf:PATH_OR_ID"}
-    assert images | set(TEXTS) == set(listed)
+    assert images | set(TEXTS) | set(AGENTS) == set(listed)
     assert all(text and "\n" not in text and len(text) < 100 for text in listed.values())
 
 

@@ -636,7 +636,7 @@ def test_known_beginnings_are_found_and_forgotten():
     def state(*ids):
         return Prefix(ids, ((torch.arange(len(ids)).view(1, 1, -1, 1), torch.zeros(1, 1, len(ids), 1)),))
 
-    kept = Prefixes(entries=2, tokens=9)
+    kept = Prefixes(entries=2, size=9 * 12)  # a token takes 8 bytes of keys and 4 of values
     assert kept.longest((1, 2)).ids == ()
     kept.add(state(1, 2, 3))
     kept.add(state(1, 2, 3, 4))  # contains the one before
