@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 from redteam import leaks
 from redteam.data import taken
-from redteam.data.agents import NAMES, load_agents, read_jsonl, write_jsonl
+from redteam.data.agents import load_agents, read_jsonl, write_jsonl
+from redteam.data.catalog import AGENTS
 from redteam.data.profile_values import REFERENCE_DATE, age_at, computed, lexicon, luhn_valid
 from redteam.data.profiles import make_profiles
 from redteam.data.taken import light
@@ -59,7 +60,7 @@ def test_it_is_as_large_as_it_says() -> None:
     assert data.pairs == tuple((p.id, t.id) for p in data.profiles for t in data.tasks)
     assert len({p.name for p in data.profiles}) == 45
     assert all(list(p.values) == [f.name for f in data.fields] for p in data.profiles)
-    assert f"45 made-up users, {len(data.fields)} fields, {len(data.tasks)} tasks" in NAMES["profiles"]
+    assert f"45 made-up users, {len(data.fields)} fields, {len(data.tasks)} tasks" in AGENTS["profiles"]
     assert data.rules.version in data.version and "2026-01-15" in data.version
 
 
