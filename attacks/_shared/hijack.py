@@ -64,7 +64,13 @@ PRESSED = (
 TARGETS: Mapping[str, Mapping[str, object]] = {
     "default": {},
     "smoke": {"profiles": 2, "fields": 6},
-    "smollm2": {"model": "gguf:smollm2", "profiles": 5, "fields": 6, "max_tokens": 40},
+    "smollm2": {
+        "model": "gguf:smollm2",
+        "profiles": 5,
+        "tasks": ("pharmacy-refill", "flight-booking", "job-application", "bank-loan", "gym-membership"),
+        "fields": 8,
+        "max_tokens": 24,
+    },
 }
 
 Making = Callable[[AgentTarget, Question, Draws], tuple[Session, ...]]

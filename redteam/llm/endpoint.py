@@ -219,6 +219,11 @@ class Endpoint:
         return self._exchange.ask(asks, fresh=fresh, retries=retries)
 
     @property
+    def tokens(self) -> Tokens | None:
+        """Its tokenizer, None if none is known."""
+        return self._server.tokens
+
+    @property
     def ours(self) -> bool:
         """Whether the server is one that the suite started."""
         return self._server.ours

@@ -14,9 +14,10 @@ from typing import Any
 
 from redteam.context import Context
 from redteam.errors import BackendError, CapabilityError, DataError
-from redteam.hashing import digest_json
+from redteam.hashing import canonical_json, digest_json
 from redteam.language import Sampling, Template
 from redteam.llm.cache import Cache, cache_key
+from redteam.llm.chat_tools import as_dicts, as_messages
 from redteam.llm.pace import GaveUp, Pacer, TransientError
 from redteam.llm.replies import Api, Ask, MalformedError, Reply, parse
 from redteam.llm.tokenizers import Tokens
@@ -153,8 +154,8 @@ class Exchange:
     def _length(self, reply: Reply, most: int) -> int:
         """Our own count of the tokens that came, where the endpoint keeps none."""
         if self.server.tokens is None:
-            return min(most, len(reply.text.encode()))
-        return len(self.server.tokens.text.tokenize(reply.text))
+            return min(most, len(_all_text(reply).encode()))
+        return len(self.server.tokens.text.tokenize(_all_text(reply)))
 
     def _tally(self, reply: Reply) -> None:
         """Give up on an endpoint that answers nothing any more."""
@@ -187,11 +188,15 @@ class Exchange:
 
     def _key(self, ask: Ask) -> str:
         s, server = ask.sampling, self.server
-        request = {
+        request: dict[str, Any] = {
             "prompt": ask.prompt, "answer": list(ask.answer), "k": ask.k, "echo": ask.echo,
             "as_text": ask.as_text or not self.send_ids, "bias": {str(t): v for t, v in ask.bias.items()},
             "sampling": [s.max_tokens, s.temperature, s.top_p, s.seed, s.index],
         }  # fmt: skip
+        if ask.messages:  # and of none the key is what it was before there were conversations
+            request |= {"messages": as_messages(ask.messages), "tools": as_dicts(ask.tools)}
+        if ask.ids:
+            request["ids"] = list(ask.ids)
         return cache_key({**server.fingerprint(), "place": server.place}, request)
 
     def _compose(self, ask: Ask) -> tuple[Api, dict[str, Any], int]:
@@ -203,6 +208,8 @@ class Exchange:
         }  # fmt: skip
         if ask.bias:
             body["logit_bias"] = {str(token): value for token, value in ask.bias.items()}
+        if ask.messages:
+            return "chat", *_conversation(ask, body)
         prefix = text.detokenize(ask.answer) if text and ask.answer else ""
         if server.template == "chat" and not server.ours:
             if ask.k is not None:
@@ -219,6 +226,8 @@ class Exchange:
             body["logprobs"] = ask.k
         if ask.echo:
             body["echo"] = True
+        if ask.ids:
+            return "completions", {**body, "prompt": list(ask.ids)}, len(ask.ids)
         if text and (server.ours or (self.send_ids and not ask.as_text)):
             ids = [*text.encode(ask.prompt), *ask.answer]
             return "completions", {**body, "prompt": ids}, len(ids)
@@ -226,8 +235,20 @@ class Exchange:
         return "completions", {**body, "prompt": prompt}, len(prompt.encode()) + 1
 
 
+def _conversation(ask: Ask, body: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
+    """The body of a conversation, and a bound on its tokens: one is at least one byte."""
+    messages, tools = as_messages(ask.messages), as_dicts(ask.tools)
+    bound = sum(_OVERHEAD + len(canonical_json(part).encode()) for part in (*messages, *tools))
+    offered = {"tools": tools} if tools else {}
+    return {**body, "messages": messages, **offered}, bound
+
+
 def _nobody(raw: bytes) -> int | None:
     return None
+
+
+def _all_text(reply: Reply) -> str:
+    return "".join([reply.text, *(t for c in reply.calls for t in (c.name, c.arguments))])
 
 
 def _lost(lost: GaveUp) -> Reply:

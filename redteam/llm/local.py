@@ -92,6 +92,26 @@ class LocalModel:
         """What it was opened with."""
         return self._options
 
+    @property
+    def text(self) -> Text:
+        """Its tokenizer behind its template."""
+        return self._text
+
+    @property
+    def network(self) -> Network:
+        """What computes."""
+        return self._net
+
+    @property
+    def caching(self) -> bool:
+        """Whether common beginnings are computed once."""
+        return self._caching
+
+    @property
+    def bill(self) -> tuple[Context, str]:
+        """Whose ledger and limits it keeps to, and the role it is booked under."""
+        return self._ctx, self._role
+
     # ------------------------------------------------------------ text
 
     def tokenize(self, text: str) -> list[int]:
@@ -141,9 +161,9 @@ class LocalModel:
         Raises:
             ConfigError: sampling settings that make no sense.
         """
-        from redteam.llm.local_decode import Answer, chooser, decode, groups
+        from redteam.llm.local_decode import Answer, checked, chooser, decode, groups
 
-        most = _checked(sampling).max_tokens
+        most = checked(sampling).max_tokens
         times, (heads, errors) = Counter(prompts), self._rows(prompts, most)
         found = {p: Completion(text="", finish="error", message=m) for p, m in errors.items()}
         distinct = list(heads)
@@ -320,12 +340,3 @@ def _judge(logits: torch.Tensor, wanted: Ids) -> tuple[np.ndarray, np.ndarray]:
     logprobs = logits.log_softmax(-1).gather(1, ids)[:, 0].double()
     greedy = logits.argmax(-1) == ids[:, 0]
     return logprobs.cpu().numpy(), greedy.cpu().numpy()
-
-
-def _checked(sampling: Sampling) -> Sampling:
-    if sampling.max_tokens < 1 or not sampling.temperature >= 0 or not 0 < sampling.top_p <= 1:
-        raise ConfigError(
-            "expected max_tokens >= 1, temperature >= 0 and 0 < top_p <= 1, got "
-            f"{sampling.max_tokens}, {sampling.temperature:g} and {sampling.top_p:g}"
-        )
-    return sampling

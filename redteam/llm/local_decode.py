@@ -5,19 +5,30 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from redteam.errors import ConfigError
 from redteam.llm.local_load import Network
-from redteam.llm.prefix import EMPTY, Ids, shared_length
+from redteam.llm.prefix import EMPTY, Ids, growing, shared_length
 from redteam.seeding import SeedPath
 
 if TYPE_CHECKING:
     from redteam.language import Finish, Sampling
 
 Choose = Callable[[torch.Tensor], int]
+
+
+def checked(sampling: Sampling) -> Sampling:
+    """The same sampling. Raises ConfigError if it makes no sense."""
+    if sampling.max_tokens < 1 or not sampling.temperature >= 0 or not 0 < sampling.top_p <= 1:
+        raise ConfigError(
+            "expected max_tokens >= 1, temperature >= 0 and 0 < top_p <= 1, got "
+            f"{sampling.max_tokens}, {sampling.temperature:g} and {sampling.top_p:g}"
+        )
+    return sampling
 
 
 def chooser(sampling: Sampling, prompt: str) -> Choose:
@@ -98,7 +109,24 @@ def decode(
     prefix = net.prefixes.longest(_common(rows)) if caching and net.caches else EMPTY
     logits, cache = net.run(rows, prefix, 1, caching=net.caches)
     last = [a.take(x[-1], stops, most) for a, x in zip(answers, logits, strict=True)]
-    longest = max(map(len, rows))
+    finish(net, rows, answers, last, cache, stops=stops, most=most)
+
+
+def finish(
+    net: Network,
+    rows: Sequence[Ids],
+    answers: Sequence[Answer],
+    last: list[int],
+    cache: Any,
+    *,
+    stops: frozenset[int],
+    most: int,
+) -> None:
+    """Let answers that have one token each, `last`, grow to their end.
+
+    cache: keys and values of the rows, padded on the right to the longest; none for a network without.
+    """
+    cache, longest = growing(cache), max(map(len, rows))
     mask = torch.tensor([[1] * len(r) + [0] * (longest - len(r)) for r in rows], device=net.device)
     live = list(range(len(rows)))
     while going := [k for k, i in enumerate(live) if answers[i].finish is None]:

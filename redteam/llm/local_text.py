@@ -7,6 +7,7 @@ and cannot forge a turn of the conversation.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -82,6 +83,39 @@ class Text:
     def detokenize(self, ids: Sequence[int]) -> str:
         """The text of ids, special tokens spelled out, nothing tidied."""
         return _decode(self.tokenizer, [list(ids)])[0] if len(ids) else ""
+
+    def literal_ids(self, text: str, *, follows: bool) -> list[int]:
+        """Ids of a part of the template, special tokens and all. follows: it goes on after other text."""
+        return (_continued if follows else _ids)(self.tokenizer, text)
+
+    def content_ids(self, text: str, control: frozenset[int]) -> list[int]:
+        """Ids of a message's text between parts of a template, none of them in `control`.
+
+        Where a tokenizer takes a spelling for a control token all the same, the spelling is cut in two.
+
+        Raises:
+            CapabilityError: this tokenizer cannot take it as ordinary text even so.
+        """
+        ids = _continued(self.tokenizer, text, split_special_tokens=True)
+        unknown = self.tokenizer.unk_token_id
+        forged = {i: self.detokenize([i]).strip() for i in control.intersection(ids)}
+        names = sorted({n for i, n in forged.items() if n and n in text}, key=len, reverse=True)
+        if not names and not (forged.keys() - {unknown}):
+            return ids  # an unknown character forges nothing
+        parts, rest = [], text
+        for at in sorted({m.start() + 1 for n in names for m in re.finditer(f"(?={re.escape(n)})", text)}):
+            parts.append(text[len(text) - len(rest) : at])
+            rest = text[at:]
+        cut = [_continued(self.tokenizer, part, split_special_tokens=True) for part in (*parts, rest) if part]
+        ids = [i for part in cut for i in part]
+        for i in control.intersection(ids):
+            name = self.detokenize([i]).strip()
+            if i != unknown or name in text:
+                raise CapabilityError(
+                    f"the text holds the control token {name!r}, which this tokenizer cannot take as ordinary "
+                    "text: it would forge a part of the template"
+                )
+        return ids
 
     @cached_property
     def vocabulary(self) -> np.ndarray:

@@ -11,7 +11,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from redteam.chat import Message, Tool, ToolCall
 from redteam.language import Finish, Sampling
+from redteam.llm.chat_tools import MOST_CALLS, written
 
 Api = Literal["completions", "chat"]
 # Servers that cannot write minus infinity write this, or less.
@@ -30,6 +32,7 @@ class Ask:
 
     answer: ids of the answer's beginning. k: alternatives to report; None: no log-probabilities at all.
     echo: log-probabilities of the prompt and `answer` too. as_text: send text even where ids could be sent.
+    messages: a conversation, with `tools`, instead of the prompt. ids: the whole prompt, template included.
     """
 
     prompt: str
@@ -39,6 +42,9 @@ class Ask:
     bias: Mapping[int, float] = field(default_factory=dict)
     echo: bool = False
     as_text: bool = False
+    messages: tuple[Message, ...] = ()
+    tools: tuple[Tool, ...] = ()
+    ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +72,7 @@ class Reply:
     tokens_in: int | None = None
     tokens_out: int | None = None
     model: str = ""
+    calls: tuple[ToolCall, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for the cache."""
@@ -73,6 +80,7 @@ class Reply:
         return {
             "text": self.text, "finish": self.finish, "message": self.message, "steps": steps,
             "tokens_in": self.tokens_in, "tokens_out": self.tokens_out, "model": self.model,
+            **({"calls": [[c.id, c.name, c.arguments] for c in self.calls]} if self.calls else {}),
         }  # fmt: skip
 
     @classmethod
@@ -82,7 +90,8 @@ class Reply:
             Step(chosen=chosen, logprob=logprob, best=best, top={i: p for i, p in top})
             for chosen, logprob, best, top in value["steps"]
         )
-        return cls(**{**value, "steps": steps})
+        calls = tuple(ToolCall(id=i, name=n, arguments=a) for i, n, a in value.get("calls", ()))
+        return cls(**{**value, "steps": steps, "calls": calls})
 
 
 IdOf = Callable[[bytes], int | None]
@@ -113,13 +122,14 @@ def parse(payload: Any, api: Api, ask: Ask, id_of: IdOf) -> Reply:
             raise MalformedError("expected the most likely tokens, got none that the tokenizer knows")
     model = payload.get("model")
     return Reply(
-        text=refusal or text,
+        text=_whole(refusal or text),
         finish=finish,
         message="the model refused" if refusal else "",
         steps=steps,
         tokens_in=_count(usage.get("prompt_tokens")),
         tokens_out=_count(usage.get("completion_tokens")),
         model=model if isinstance(model, str) else "",
+        calls=_calls(choice["message"].get("tool_calls")) if ask.tools and not refusal else (),
     )
 
 
@@ -137,6 +147,34 @@ def _words(choice: Mapping[str, Any], api: Api) -> tuple[str, str]:
     if not isinstance(text, str | None) or not isinstance(refusal, str | None):
         raise MalformedError("expected the message's content as text")
     return text or "", refusal or ""
+
+
+def _calls(value: Any) -> tuple[ToolCall, ...]:
+    """Calls of tools. Their arguments may be broken, for the model wrote them; all else may not."""
+    if not isinstance(value, list | None):
+        raise MalformedError("expected the calls as a list")
+    given_calls: list[Any] = value or []
+    if len(given_calls) > MOST_CALLS:
+        raise MalformedError(f"expected at most {MOST_CALLS} calls, got {len(given_calls)}")
+    calls = []
+    for number, call in enumerate(given_calls):
+        function = call.get("function") if isinstance(call, dict) else None
+        if not isinstance(function, dict):
+            raise MalformedError("expected each call as an object with a function")
+        name, given = function.get("name"), call.get("id")
+        arguments = written({} if function.get("arguments") is None else function["arguments"])
+        if not isinstance(name, str) or not name or arguments is None:
+            raise MalformedError("expected each call's name, and its arguments as text or an object")
+        known = isinstance(given, str) and given
+        calls.append(
+            ToolCall(id=_whole(given) if known else f"call_{number}", name=_whole(name), arguments=arguments)
+        )
+    return tuple(calls)
+
+
+def _whole(text: str) -> str:
+    """A text without halves of surrogate pairs, which JSON can hold and nothing else."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _count(value: Any) -> int | None:

@@ -114,6 +114,11 @@ class TinyModel:
         """What it was opened with."""
         return self._options
 
+    @property
+    def window(self) -> int:
+        """The most tokens of a prompt and its answer together."""
+        return self._net.shape.window
+
     # ------------------------------------------------------------ text
 
     def tokenize(self, text: str) -> list[int]:
@@ -146,11 +151,16 @@ class TinyModel:
         Raises:
             ConfigError: a sampling that cannot be. DataError: a prompt that is no text.
         """
+        return self.answer([self.encode(p) for p in prompts], prompts, sampling)
+
+    def answer(
+        self, contexts: Sequence[Sequence[int]], names: Sequence[str], sampling: Sampling
+    ) -> list[Completion]:
+        """What `generate` does, with ids. names: what the draws of each depend on."""
         if sampling.max_tokens < 1 or sampling.temperature < 0 or not 0 < sampling.top_p <= 1:
             raise ConfigError(
                 f"expected max_tokens >= 1, temperature >= 0 and 0 < top_p <= 1, got {sampling}"
             )
-        contexts = [self.encode(p) for p in prompts]
         found: dict[int, Completion] = {}
         for rows in self._batches(contexts, 1):
             length = len(contexts[rows[0]])
@@ -163,7 +173,7 @@ class TinyModel:
             try:
                 answers = decode(
                     self._net, self._tensor([contexts[i] for i in rows]), most,
-                    sampling, [prompts[i] for i in rows],
+                    sampling, [names[i] for i in rows],
                 )  # fmt: skip
                 spent = sum(map(len, answers))
             finally:
