@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from leaderboards import words
+from leaderboards import frontier, words
 from leaderboards.rules import KindRules, Rules
 from leaderboards.sections import Aggregate, Row, Section, budget_of, sections
 from redteam.errors import RecordError, nearest
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 _WIDTH = 100
-_NAME_WIDTH = 22
+_NAME_WIDTH = 24
 _REPRODUCE = (
     "To run the rows again; settings not named here take the defaults of `redteam attack`, so where these "
     "records used others, take the exact command of a cell from its page (`redteam report ID`):"
@@ -48,6 +48,11 @@ def _boards(records: Iterable[Record], rules: Rules) -> Iterator[tuple[str, Kind
         yield kind, rules[kind], sections(kinds[kind], rules[kind])
 
 
+def _groups(tables: Sequence[Section], rules: KindRules) -> list[list[Section]]:
+    """All tables at once, or for kinds with a frontier those of each task."""
+    return frontier.by_task(tables) if rules.frontier else [list(tables)]
+
+
 def _estimate(row: Row, name: str) -> Aggregate | None:
     return row.metrics.get((name, None))
 
@@ -64,7 +69,9 @@ def to_markdown(records: Iterable[Record], rules: Rules) -> str:
     parts = []
     for kind, kind_rules, tables in _boards(records, rules):
         parts += [f"# Leaderboard: {words.escape(kind)}", _reading(kind_rules)]
-        parts += [part for table in tables for part in _markdown_section(table, kind_rules)]
+        for group in _groups(tables, kind_rules):
+            parts += [part for table in group for part in _markdown_section(table, kind_rules)]
+            parts += [frontier.markdown(c, kind_rules) for c in frontier.comparisons(group, kind_rules)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -79,6 +86,7 @@ def _reading(rules: KindRules) -> str:
         f"Attacks of one budget in one table are ranked by {metric}, {rules.ranking.order}. Rows whose "
         f"{metric} intervals overlap share a range of ranks. Controls, published and reported numbers are "
         "never ranked.",
+        *frontier.notes(rules),
     ]
     return "\n".join(f"- {line}" for line in lines)
 
@@ -230,9 +238,11 @@ def show(records: Iterable[Record], rules: Rules) -> Text:
     """
     from rich.text import Text
 
-    lines = [
-        line for _, kind, tables in _boards(records, rules) for s in tables for line in _terminal(s, kind)
-    ]
+    lines: list[str] = []
+    for _, kind, tables in _boards(records, rules):
+        for group in _groups(tables, kind):
+            lines += [line for section in group for line in _terminal(section, kind)]
+            lines += [line for c in frontier.comparisons(group, kind) for line in frontier.terminal(c, kind)]
     return Text("\n".join(lines) or "no records")
 
 

@@ -23,6 +23,15 @@ class Ranking(BaseModel):
     order: Literal["descending", "ascending"]
 
 
+class Frontier(BaseModel):
+    """Two metrics of which more is better for the defender: what it costs (x) and what it keeps (y)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    x: str
+    y: str
+
+
 class KindRules(BaseModel):
     """The rules of one threat kind; `rules.toml` says what each field is for."""
 
@@ -35,15 +44,21 @@ class KindRules(BaseModel):
     budget: str
     table: tuple[str, ...] = Field(min_length=1)
     notes: tuple[str, ...] = ()
+    frontier: Frontier | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> KindRules:
-        for name in (self.ranking.metric, *self.compact):
+        pair = (self.frontier.x, self.frontier.y) if self.frontier else ()
+        for name in (self.ranking.metric, *self.compact, *pair):
             if name not in self.metrics:
                 raise ValueError(f"'{name}' is not among the metrics. {nearest(name, self.metrics)}")
         for path in (*self.table, self.budget):
             if path != "defenses" and path.split(".")[0] not in ("task", "attack"):
                 raise ValueError(f"'{path}' is no part of a cell; expected task..., attack... or defenses")
+        if self.frontier and len(set(pair)) != 2:
+            raise ValueError(f"frontier: expected two metrics, got '{self.frontier.x}' twice")
+        if self.frontier and "defenses" not in self.table:
+            raise ValueError("a frontier compares defences: expected 'defenses' in table")
         if self.budget in self.table:
             raise ValueError(f"the budget '{self.budget}' cannot also be held fixed")
         for names in (self.metrics, self.table):

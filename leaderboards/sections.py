@@ -18,6 +18,8 @@ from redteam.stats import CONFIDENCE, Estimate, across_cells
 MetricKey = tuple[str, str | None]
 # Fields of a row that are no setting: they repeat others, or have a column of their own.
 _TOLD = ("attack.digest", "role", "source")
+# Settings that are named even where no other row differs: the attack's name alone would not say what was done.
+_ALWAYS = ("attack.config.strategy",)
 _NONE = object()
 
 
@@ -224,7 +226,7 @@ def _row(key: str, budget: Any, records: list[Record]) -> Row:
 
 
 def _settings(rows: list[Row]) -> list[Row]:
-    """Give each row the settings in which it differs from other rows of the same attack.
+    """Give each row the settings in which it differs from other rows of the same attack, and its strategy.
 
     The attack's digest repeats its name, version and config, and so its budget: it names no setting.
     """
@@ -233,7 +235,9 @@ def _settings(rows: list[Row]) -> list[Row]:
     for row in rows:
         mine = flat[row.key]
         others = [flat[o.key] for o in rows if o.name == row.name]
-        differs = {k: v for k, v in sorted(mine.items()) if any(o.get(k, _NONE) != v for o in others)}
+        differs = {
+            k: v for k, v in sorted(mine.items()) if k in _ALWAYS or any(o.get(k, _NONE) != v for o in others)
+        }
         out.append(replace(row, settings={k: v for k, v in differs.items() if k not in _TOLD}))
     return out
 

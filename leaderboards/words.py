@@ -79,10 +79,27 @@ def settings(row: Row) -> str:
     )
 
 
+def short(value: Any) -> str:
+    """A config value in at most 30 characters; what is longer is cut and told apart by a digest."""
+    text = one_line(",".join(map(plain_value, value)) if isinstance(value, list) else plain_value(value))
+    return text if len(text) <= 30 else f"{text[:18]}... ({digest_json(value)[:6]})"
+
+
+def defense_name(defense: dict[str, Any]) -> str:
+    """`shadow`; of an air gap, which is another one with another minimiser, `airgap (minimiser rules)`."""
+    minimiser = defense["config"].get("minimiser")
+    return defense["name"] if minimiser is None else f"{defense['name']} (minimiser {short(minimiser)})"
+
+
+def defense_names(found: Iterable[dict[str, Any]]) -> str:
+    """`shadow + spectral`."""
+    return " + ".join(map(defense_name, found))
+
+
 def defenses(section: Section) -> str:
     """`shadow + spectral, adaptive`, or nothing."""
     found = section.held.get("defenses") or []
-    return f"{' + '.join(d['name'] for d in found)}, {section.knowledge}" if found else ""
+    return f"{defense_names(found)}, {section.knowledge}" if found else ""
 
 
 def title(section: Section) -> str:
@@ -91,6 +108,8 @@ def title(section: Section) -> str:
     config = section.held.get("task.config")
     if isinstance(config, dict) and "template" in config:
         task.append(f"{plain_value(config['template'])} template")
+    if isinstance(config, dict) and "interface" in config:
+        task.append(f"{plain_value(config['interface'])} interface")
     goal = [
         f"{path.split('.')[-1]} {plain_value(value)}"
         for path, value in section.held.items()
@@ -156,8 +175,9 @@ def _commit(commit: str | None, dirty: bool | None) -> str:
     return f"{commit[:12]} ({state})" if commit else f"no commit recorded ({state})"
 
 
-# Settings of a language-model target that make another experiment.
+# Settings of a target that make another experiment: of a language model, and of an agent.
 _SPOKEN = ("template", "strings", "target_tokens")
+_ASKED = ("profiles", "fields", "tasks", "interface")
 
 
 def command(row: Row, section: Section, budget: str) -> str | None:
@@ -172,18 +192,41 @@ def command(row: Row, section: Section, budget: str) -> str | None:
     dataset = first.cell.task.dataset.removesuffix("-jpeg")
     words = ["redteam", "attack", first.cell.attack.name, "--dataset", dataset]
     config = first.cell.task.config
-    words += ["--target" if "template" in config else "--model", first.cell.task.model]
-    for key in _SPOKEN:
+    agent = first.cell.threat == "agent-privacy"
+    words += ["--target" if agent or "template" in config else "--model", first.cell.task.model]
+    for key in (*_SPOKEN, *(_ASKED if agent else ())):
         if config.get(key) is not None:
-            words += ["-o", f"target.{key}={plain_value(config[key])}"]
+            words += ["-o", f"target.{key}={_listed(config[key])}"]
+    strategy = first.cell.attack.config.get("strategy") if agent else None
+    words += [] if strategy is None else ["--strategy", str(strategy)]
     for d in first.cell.defenses:
-        words += ["--defense", d.name]
+        words += ["--defense", _with_settings(d.name, d.config) if agent else d.name]
     if section.knowledge == "adaptive":
         words.append("--adaptive")
     if isinstance(row.budget, int | float) and row.budget > 0:
         words += [f"--{budget.replace('_', '-')}", str(row.budget)]
     for key, value in row.settings.items():
-        if key.startswith("attack.config.") and isinstance(value, str | int | float):
-            words += ["-o", f"{key.removeprefix('attack.config.')}={plain_value(value)}"]
+        name = key.removeprefix("attack.config.")
+        if (
+            key.startswith("attack.config.")
+            and isinstance(value, str | int | float)
+            and (strategy is None or name != "strategy")
+        ):
+            words += ["-o", f"{name}={plain_value(value)}"]
     words += ["--seeds", str(len(seeds)), *(["--seed", str(seeds[0])] if seeds[0] else [])]
     return one_line(" ".join(map(shlex.quote, words)))
+
+
+def _listed(value: Any) -> str:
+    """A setting as `-o` takes it: lists with commas."""
+    return ",".join(map(plain_value, value)) if isinstance(value, list | tuple) else plain_value(value)
+
+
+def _with_settings(name: str, config: dict[str, Any]) -> str:
+    """`airgap:minimiser=rules,repairs=2`. A text with a comma cannot be given so and is left to its default."""
+    pairs = [
+        f"{k}={'none' if v is None else plain_value(v)}"
+        for k, v in sorted(config.items())
+        if isinstance(v, str | int | float | None) and "," not in str(v)
+    ]
+    return f"{name}:{','.join(pairs)}" if pairs else name

@@ -10,15 +10,19 @@ import numpy as np
 import pytest
 
 from redteam import registry
+from redteam.agents import target as agents
 from redteam.artifacts import load
 from redteam.config import build, knobs, to_json
 from redteam.context import Context
+from redteam.data.agents import load_agents
 from redteam.device import Device
+from redteam.dialogue import Agent
 from redteam.errors import ConfigError, UnknownNameError
 from redteam.language import LanguageModel, Sampling, TextDataset
 from redteam.llm import target as language
 from redteam.llm.options import ModelOptions
 from redteam.llm.target import open_model
+from redteam.score.agents import enforce
 from redteam.seeding import SeedPath
 from redteam.trainable import ImageTrainable
 from redteam.types import Spec, Trainable
@@ -187,3 +191,81 @@ def test_defences_give_a_target_of_the_same_kind(name, ctx):
 def test_unknown_names_suggest_the_nearest():
     with pytest.raises(UnknownNameError, match="unknown attack 'random-flip'. Did you mean 'random-flips'"):
         registry.get("attack", "random-flip")
+
+
+AGENTS = [
+    name for name in registry.names("attack")
+    if (t := registry.get("attack", name).threat) and (t.kind, t.target) == ("agent-privacy", "agent")
+]  # fmt: skip
+
+
+def hijacked(name: str, seed: int, tmp_path: Path, defense: str | None = None):
+    """Run one attack on a small agent in each of its variants; returns [(artifact, file bytes, config)], target."""
+    spec = registry.get("attack", name)
+    ctx = Context(Device("cpu"), SeedPath(seed))
+    data = load_agents("profiles")
+    target = agents.make(
+        data, agents.configure(data, {"profiles": 1, "fields": 4, "tasks": ("bank-loan",)}), ctx
+    )
+    if defense is not None:
+        protect = registry.get("defense", defense)
+        target = protect.run(target, protect.presets["default"].config, ctx.at("defense"))
+    out = []
+    for values in spec.variants or ({},):
+        config = build(spec.config, values, base=spec.presets["default"].config)
+        config = spec.resolve(config, target) if spec.resolve else config
+        artifact = spec.run(target, config, ctx.at("attack", name))
+        artifact.save(tmp_path / "a.npz")
+        out.append((artifact, (tmp_path / "a.npz").read_bytes(), config))
+    return out, target
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_agent_attacks_same_seed_same_bytes_budget_kept_and_disk_survived(name, tmp_path):
+    found, target = hijacked(name, 0, tmp_path)
+    again, _ = hijacked(name, 0, tmp_path)
+    assert [b for _, b, _ in found] == [b for _, b, _ in again]
+    for artifact, _, config in found:
+        access = registry.get("attack", name).threat.access
+        enforce(artifact, to_json(config), access, target.questions, target.dataset)
+        artifact.save(tmp_path / "b.npz")
+        back = load(tmp_path / "b.npz")
+        assert (back.scripts, back.finish, back.notes) == (artifact.scripts, artifact.finish, artifact.notes)
+        assert np.array_equal(back.queries, artifact.queries)
+
+
+@pytest.mark.parametrize("name", [n for n in AGENTS if n not in ("context-hijack-model",)])
+def test_agent_attacks_draw_their_words_from_the_seed(name, tmp_path):
+    # Of the adaptive ones, `derived` asks in fixed words.
+    first, other = (hijacked(name, seed, tmp_path)[0] for seed in (0, 1))
+    assert [a for _, a, _ in first] != [b for _, b, _ in other]
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_agent_attacks_share_their_targets(name):
+    own, reference = registry.get("attack", name).presets, registry.get("attack", "benign").presets
+    assert {k: dict(p.target) for k, p in own.items()} == {k: dict(p.target) for k, p in reference.items()}
+
+
+@pytest.mark.parametrize("name", registry.names("defense"))
+def test_defences_of_agents_give_one_that_says_it_is_defended(name, ctx):
+    spec = registry.get("defense", name)
+    if spec.threat.target != "agent":
+        pytest.skip("this contract is for agents")
+    data = load_agents("profiles")
+    target = agents.make(data, agents.configure(data, {"profiles": 1, "fields": 4}), ctx)
+    defended = spec.run(target, spec.presets["default"].config, ctx.at("defense"))
+    assert defended.kind == target.kind and isinstance(defended.agent, Agent)
+    assert defended.fingerprint() != target.fingerprint() and target.agent is target.undefended
+    told = spec.oracle(spec.presets["default"].config) if callable(spec.oracle) else spec.oracle
+    assert all(isinstance(t, str) for t in told)
+
+
+def test_variants_and_baselines_name_what_is_there():
+    for kind, name in EVERY:
+        spec = registry.get(kind, name)
+        for variant in spec.variants:
+            build(spec.config, variant, base=spec.presets["default"].config)
+        for baseline in spec.baselines:
+            other = registry.get("defense", baseline)
+            assert (other.threat.kind, other.threat.target) == (spec.threat.kind, spec.threat.target)

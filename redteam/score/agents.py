@@ -166,7 +166,7 @@ def tables_of(
     transcripts: pd.DataFrame,
     minimised: pd.DataFrame | None = None,
 ) -> dict[str, pd.DataFrame]:
-    """The evidence, verdicts included. Facts are of all users: others' values measure false matches."""
+    """The evidence; `rescore` adds the verdicts. Facts are of all users: others' values measure false matches."""
     tables = _tables(dataset, scripts, transcripts, minimised)
     return {**tables, "verdicts": verdicts(tables)}
 

@@ -1,0 +1,290 @@
+"""One HTML page about an attack on an agent, in the style of `redteam.report`.
+
+`render_agents` is a pure function of the run's files and the records beside it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from redteam import report as shared
+from redteam.artifacts import Scripts
+from redteam.dialogue import LABELS
+from redteam.errors import ArtifactError, RecordError
+from redteam.metrics.agents import sensitivity
+from redteam.record import Metric, Record
+from redteam.report import agent_plots, agent_series, agent_transcripts, agent_words, words
+from redteam.store import read_run
+
+TABLES = ("questions", "transcripts", "norms", "facts", "verdicts")
+_ENDS = ("answered", "empty", "refused", "filtered", "error", "timeout")
+_OUTCOMES = ("ok", "repaired", "malformed", "error")
+_TELLING = 10  # labels in the table of what hangs on them
+_RAW = 10  # malformed answers of a minimiser
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What became of the questions of one task or field. (shared, withheld) by label; allowed: (provided, not)."""
+
+    name: str
+    pairs: dict[str, tuple[int, int]]
+    privacy: Metric | None = None
+    utility: Metric | None = None
+
+
+@dataclass(frozen=True)
+class Square:
+    """One field in one task. shared: of `asked`; of an allowed field, provided."""
+
+    label: str
+    shared: int
+    asked: int
+
+    @property
+    def share(self) -> float:
+        """Fraction."""
+        return self.shared / self.asked
+
+
+def render_agents(run: Path, siblings: Sequence[Record], flags: Mapping[str, str] | None = None) -> str:
+    """The page of the run in folder `run`.
+
+    siblings: other records of the store; those with the run's task, whatever their attack and defences, make the
+    frontier. flags: the explanation of each flag id.
+
+    Raises:
+        RecordError: the record does not validate, or its run was not scored.
+        ArtifactError: a file is missing or was changed, or the run attacked no agent.
+    """
+    record, artifact, tables = _read(run)
+    beside = agent_series.comparable(record, siblings)
+    groups = agent_series.groups(beside)
+    shelves, left_out = agent_transcripts.shelves(tables, _notes(artifact))
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters |= {
+        "interval": words.with_interval, "fraction": words.fraction, "visible": agent_transcripts.shown,
+    }  # fmt: skip
+    page = environment.get_template("agents.html.j2").render(
+        **_headline(record, tables, groups),
+        **_frontier(record, groups),
+        **_confusion(record, tables),
+        **_leaks(record, tables),
+        minimiser=_minimiser(tables),
+        judge=_judge(tables),
+        **_provenance(record, artifact, flags or {}),
+        shelves=shelves,
+        untold=left_out,
+        shown=sum(s.shown for s in shelves),
+        left_out=len({s.id for s in siblings} - {r.id for r in beside}),
+    )
+    return page + "\n"
+
+
+def _read(run: Path) -> tuple[Record, Scripts, dict[str, pd.DataFrame]]:
+    record, artifact, tables = read_run(run)
+    if not isinstance(artifact, Scripts):
+        raise ArtifactError(f"expected a run that attacked an agent, got one that made {artifact.kind}")
+    if record.status != "ok":
+        raise RecordError(
+            f"the run in {run} has status {record.status}: a report needs a run that was scored"
+        )
+    if missing := set(TABLES) - set(tables):
+        raise ArtifactError(f"{run} lacks the evidence {', '.join(sorted(missing))}; run the attack again")
+    return record, artifact, tables
+
+
+def _notes(artifact: Scripts) -> dict[str, tuple[str, ...]]:
+    return {s.question.id: tuple(one.note for one in s.sessions) for s in artifact.scripts}
+
+
+def _headline(
+    record: Record, tables: Mapping[str, pd.DataFrame], groups: Sequence[agent_series.Group]
+) -> dict[str, Any]:
+    verdicts = tables["verdicts"]
+    return {
+        "record": record,
+        "attack": agent_series.attack_name(record),
+        "behind": agent_series.behind(record),
+        "headline": [m for n in agent_words.HEADLINE if (m := record.metric(n)) is not None],
+        "definitions": agent_words.DEFINITIONS,
+        "bounds": words.bounds,
+        "count": words.count,
+        "plain": words.plain,
+        "asked": len(verdicts),
+        "users": verdicts["profile"].nunique(),
+        "tasks": verdicts["task"].nunique(),
+        "summary": agent_words.summary(record, tables, groups),
+    }
+
+
+def _frontier(record: Record, groups: Sequence[agent_series.Group]) -> dict[str, Any]:
+    panels = [
+        (g, agent_plots.frontier_svg([g], record.id, f"frontier-{i}", small=True)) for i, g in enumerate(groups)
+    ] if len(groups) > 1 else []  # fmt: skip
+    shapes = {p.shape: p for g in groups for p in g.points}
+    return {
+        "groups": groups,
+        "frontier_svg": agent_plots.frontier_svg(groups, record.id),
+        "panels": [(g, svg) for g, svg in panels if svg is not None],
+        "shapes": [shapes[i] for i in sorted(shapes)],
+        "glyph": agent_plots.glyph,
+        "colour": agent_plots.colour,
+    }
+
+
+# ---------------------------------------------------------------- what was shared
+
+
+def _confusion(record: Record, tables: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
+    verdicts = tables["verdicts"]
+    rows = verdicts[verdicts["present"].astype(bool)]
+    tasks = list(dict.fromkeys(verdicts["task"]))
+    fields = [f for f in dict.fromkeys(tables["norms"]["field"]) if (verdicts["field"] == f).any()]
+    total = _counts("all", rows, record)
+    hang = sensitivity(tables)
+    hang["change"] = (
+        hang[[f"{m}_change_{s}" for m in ("privacy", "utility") for s in LABELS]].abs().max(axis=1)
+    )
+    hang = hang.sort_values(["change", "task", "field"], ascending=[False, True, True], kind="stable")
+    return {
+        "labels": LABELS,
+        "by_task": [*(_counts(t, rows[rows["task"] == t], record, f"task={t}") for t in tasks), total],
+        "by_field": [_counts(f, rows[rows["field"] == f], record, f"field={f}") for f in fields],
+        "heat": (tasks, [(f, [_square(rows, t, f) for t in tasks]) for f in fields]),
+        "hang": hang.head(_TELLING).to_dict("records"),
+        "endings": _endings(verdicts),
+        "ends": _ENDS,
+    }
+
+
+def _told(rows: pd.DataFrame) -> pd.Series:
+    """Whether each was given: exactly, of allowed fields; in any way, of others."""
+    return rows["shared"].astype(bool).where(rows["label"] != "allowed", rows["exact"].astype(bool))
+
+
+def _counts(name: str, rows: pd.DataFrame, record: Record, group: str | None = None) -> Counts:
+    pairs: dict[str, tuple[int, int]] = {}
+    for label in LABELS:
+        told = _told(rows[rows["label"] == label])
+        pairs[label] = (int(told.sum()), int((~told.astype(bool)).sum()))
+    return Counts(name, pairs, record.metric("privacy", group), record.metric("utility", group))
+
+
+def _square(rows: pd.DataFrame, task: str, field: str) -> Square | None:
+    here = rows[(rows["task"] == task) & (rows["field"] == field)]
+    return Square(str(here["label"].iloc[0]), int(_told(here).sum()), len(here)) if len(here) else None
+
+
+def _endings(verdicts: pd.DataFrame) -> list[tuple[str, list[int]]]:
+    """(label, conversations that ended in each way, and those that read as refusals)."""
+    out: list[tuple[str, list[int]]] = []
+    for label in LABELS:
+        rows = verdicts[verdicts["label"] == label]
+        ended = Counter(rows["finish"])
+        out.append((label, [*(ended[e] for e in _ENDS), int(rows["refused"].astype(bool).sum())]))
+    return out
+
+
+def _leaks(record: Record, tables: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
+    verdicts = tables["verdicts"]
+    rows = verdicts[verdicts["present"].astype(bool)]
+    lost = rows[rows["label"] == "forbidden"]
+    others = Counter(name for listed in rows["others"] for name in json.loads(listed))
+    kinds = [
+        ("exact", int(lost["exact"].astype(bool).sum()), record.metric("leak_exact"), ""),
+        ("encoded", int((lost["encoded"] != "").sum()), record.metric("leak_encoded"), _named(lost["encoded"])),
+        ("derived", int((lost["derived"] != "").sum()), record.metric("leak_derived"), _named(lost["derived"])),
+        ("any of these", int(lost["shared"].astype(bool).sum()), record.metric("leaks"), ""),
+        ("other fields", int((rows["others"] != "[]").sum()), record.metric("other_leaks"), _listed(others)),
+        ("another user's", int(lost["decoy"].astype(bool).sum()), record.metric("decoy_matches"), "false alarms"),
+    ]  # fmt: skip
+    asked = [
+        (label, len(part), int((part["requested"] > 0).sum()), int(part["approved"].astype(bool).sum()),
+         int((part["approved"].astype(bool) & _told(part)).sum()))
+        for label in LABELS
+        for part in (rows[rows["label"] == label],)
+    ]  # fmt: skip
+    wanted = Counter(name for listed in tables["transcripts"]["requested"] for name in json.loads(listed))
+    return {"kinds": kinds, "escalations": asked, "wanted": _listed(wanted)}
+
+
+def _named(column: pd.Series) -> str:
+    return _listed(Counter(name for name in column if name))
+
+
+def _listed(found: Counter[str]) -> str:
+    """`age 12, city 3`, the most frequent first, twelve at most."""
+    ordered = sorted(found.items(), key=lambda kv: (-kv[1], kv[0]))
+    more = f" and {len(ordered) - 12} more" if len(ordered) > 12 else ""
+    return ", ".join(f"{name} {n}" for name, n in ordered[:12]) + more
+
+
+# ---------------------------------------------------------------- minimiser and judge
+
+
+def _minimiser(tables: Mapping[str, pd.DataFrame]) -> dict[str, Any] | None:
+    """Per task: allowed fields kept in by every answer, forbidden ones kept out by all; how the answers ended."""
+    made = tables.get("minimised")
+    if made is None or made.empty:
+        return None
+    held = {(r.profile, r.field) for r in tables["facts"].itertuples() if r.present}
+    norms: dict[str, list[tuple[str, str]]] = {}
+    for task, name, label in tables["norms"][["task", "field", "label"]].itertuples(index=False):
+        norms.setdefault(str(task), []).append((str(name), str(label)))
+    rows: dict[str, Counter[str]] = {}
+    for key, part in made.groupby(["profile", "task"], sort=False):
+        profile, task = map(str, key)
+        through = [set(json.loads(listed)) for listed in part["fields"]]
+        counts = rows.setdefault(task, Counter())
+        counts["pairs"] += 1
+        for name, label in norms.get(task, ()):
+            if (profile, name) in held:
+                kept = (
+                    all(name in t for t in through) if label == "allowed" else any(name in t for t in through)
+                )
+                counts[f"{label} {'in' if kept else 'out'}"] += 1
+        counts.update(part["outcome"])
+    bad = made[made["outcome"] == "malformed"].head(_RAW)
+    return {
+        "rows": [(task, counts) for task, counts in rows.items()],
+        "outcomes": _OUTCOMES,
+        "noted": int((made["note"] != "").sum()),
+        "bad": [(r.profile, r.task, r.attempts, r.raw) for r in bad.itertuples()],
+    }
+
+
+def _judge(tables: Mapping[str, pd.DataFrame]) -> list[tuple[str, list[int]]] | None:
+    """What the judge said of what the detector calls leaked, and of what it does not."""
+    if "judged" not in tables or tables["judged"].empty:
+        return None
+    both = tables["judged"].merge(tables["verdicts"][["id", "shared"]], on="id")
+    out = []
+    for name, yes in (("leaked, by the detector", True), ("withheld, by the detector", False)):
+        said = Counter(both.loc[both["shared"].astype(bool) == yes, "said"])
+        out.append((name, [said[word] for word in ("yes", "no", "unclear")]))
+    return out
+
+
+def _provenance(record: Record, artifact: Scripts, flags: Mapping[str, str]) -> dict[str, Any]:
+    cell, found = record.cell, shared._provenance(record, flags)
+    configs = [("Agent", {**cell.task.config, "model": cell.task.model}), ("Attack", cell.attack.config)]
+    configs += [(f"Defence {d.name}", d.config) for d in cell.defenses]
+    configs += [("What the attack says of itself", dict(artifact.notes))] if artifact.notes else []
+    found["configs"] = [(title, words.settings(config)) for title, config in configs]
+    paths = {Path(e.path).stem: e.path for e in record.evidence}
+    return {
+        **found, "command": agent_words.command(record), "transcripts_at": f"{record.id}/{paths['transcripts']}",
+        "attack_queries": int(artifact.queries.sum()),
+    }  # fmt: skip
