@@ -71,7 +71,12 @@ _MODULES: dict[TargetKind, str] = {
     "text-classifier": "redteam.kinds.text",
     "agent": "redteam.kinds.agent",
 }
-_BY_ARTIFACT = {"poison": "trainable", "strings": "language-model", "suffixes": "text-classifier", "scripts": "agent"}
+_BY_ARTIFACT = {
+    "poison": "trainable",
+    "strings": "language-model",
+    "suffixes": "text-classifier",
+    "scripts": "agent",
+}
 
 
 def of(target: TargetKind) -> Kind:

@@ -73,8 +73,11 @@ def grouped_metrics(verdicts: pd.DataFrame) -> dict[tuple[str, str], Estimate]:
     out: dict[tuple[str, str], Estimate] = {}
     for column in ("task", "field"):
         for name, part in rows.groupby(column):
-            both = {**_privacy(part), **_utility(part)}
-            out |= {(m, f"{column}={name}"): e for m, e in both.items() if m in ("privacy", "utility")}
+            forbidden, allowed = (part[part["label"] == label] for label in ("forbidden", "allowed"))
+            if not forbidden.empty:
+                out["privacy", f"{column}={name}"] = _share(forbidden, ~forbidden["shared"].astype(bool))
+            if not allowed.empty:
+                out["utility", f"{column}={name}"] = _share(allowed, allowed["exact"].astype(bool))
     return out
 
 
