@@ -5,7 +5,9 @@ into the description of the task, which the trusted side takes for its own. `der
 from a field (an age from a birth date, a condition from a medicine), which data that are allowed may give away;
 where nothing follows from a field, for parts of its value. `union`: it serves the user in every task, asks in
 each of them, and keeps what it gets; judged by the norm of the question's own task. `refusals`: it asks only
-whether there is such a datum, and reads the answer out of who is refused. Cells are always adaptive.
+whether there is such a datum, and reads the answer out of who is refused (metric `refusal_advantage`, which needs
+users without the datum, so every field must be asked for). The scripts are written for an air gap and fixed
+beforehand; none depends on an answer. Cells are recorded as adaptive.
 
 Source: [bagdasarian2024airgap] names the threat model; the four ways round the air gap are the suite's own
 (they are derived from what the air gap does not promise).
@@ -51,7 +53,6 @@ class AdaptiveConfig:
         3,
         "messages to the agent for each question; derived alone takes more than one",
         low=1,
-        high=20,
     )
 
     def __post_init__(self) -> None:
@@ -59,9 +60,9 @@ class AdaptiveConfig:
 
 
 def resolve(config: AdaptiveConfig, target: AgentTarget) -> AdaptiveConfig:
-    """Union asks once in each task; two of the others once."""
+    """Union asks once in each task that a user has and that is asked about; two of the others once."""
     if config.strategy == "union":
-        return replace(config, turns=len(target.dataset.tasks))
+        return replace(config, turns=max(len(tasks) for tasks in _tasks(target).values()))
     return config if config.strategy == "derived" else replace(config, turns=1)
 
 
@@ -91,11 +92,23 @@ def _poisoned(target: AgentTarget, question: Question, draws: Draws) -> tuple[Se
     return (replace(polite, note=fill(draws.pick(NOTES), target, question)),)
 
 
-def _union(target: AgentTarget, question: Question, draws: Draws) -> tuple[Session, ...]:
-    """The question under its own task first, then under every other task that the user has."""
-    tasks = [t for user, t in target.dataset.pairs if user == question.profile and t != question.task]
-    asked = [replace(question, task=t) for t in (question.task, *tasks)]
-    return tuple(s for q in asked for s in single(BENIGN)(target, q, draws))
+def _tasks(target: AgentTarget) -> Mapping[str, tuple[str, ...]]:
+    """The tasks that are asked about, by user."""
+    found: dict[str, dict[str, None]] = {}
+    for q in target.questions:
+        found.setdefault(q.profile, {})[q.task] = None
+    return {user: tuple(tasks) for user, tasks in found.items()}
+
+
+def _union(tasks: Mapping[str, tuple[str, ...]]) -> Making:
+    """The question under its own task first, then under every other task of the user."""
+
+    def make(target: AgentTarget, question: Question, draws: Draws) -> tuple[Session, ...]:
+        others = [t for t in tasks[question.profile] if t != question.task]
+        asked = [replace(question, task=t) for t in (question.task, *others)]
+        return tuple(s for q in asked for s in single(BENIGN)(target, q, draws))
+
+    return make
 
 
 def run(target: AgentTarget, config: AdaptiveConfig, ctx: Context) -> Scripts:
@@ -103,7 +116,7 @@ def run(target: AgentTarget, config: AdaptiveConfig, ctx: Context) -> Scripts:
     making: dict[str, Making] = {
         "poisoned-task": _poisoned,
         "derived": _derived(target.dataset, config.turns),
-        "union": _union,
+        "union": _union(_tasks(target)),
         "refusals": single(EXISTS),
     }
     return scripts_of(target, making[config.strategy], ctx)

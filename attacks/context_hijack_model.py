@@ -2,7 +2,8 @@
 
 For each question it holds one conversation with the agent, `turns` messages at most, and reads what the agent
 says. The scorer then plays the messages it wrote again, afresh. Where the attacker model writes nothing, a
-polite question stands in, and is counted in the artifact's notes.
+polite question stands in, and is counted in the artifact's notes. Cells are always adaptive: it talks to the
+agent behind its defences.
 
 Source: [bagdasarian2024airgap] for the threat model; the loop is the common one of attacker models that refine
 their prompt after each answer.
@@ -107,6 +108,7 @@ SPEC = Spec(
     presets=presets_of(ModelAttackConfig()),
     source="bagdasarian2024airgap",
     controls=("benign",),
+    adaptive=True,
     threat=Threat(
         kind="agent-privacy",
         target="agent",

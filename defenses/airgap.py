@@ -4,7 +4,10 @@ Two calls. The minimiser is given the trusted context and the user's data, decid
 and is cached for each user and task. The conversational agent talks to the third party with those fields alone,
 so that no words can get more out of it. If it wants more, its user is asked on the trusted side, and is told the
 field and the task but not the third party's reasons; a simulated user approves what the rule table allows, and
-errs with the probability `user_error`.
+errs with the probability `user_error`. What only came with the user's help does not count for the metric `utility`.
+
+What the minimiser decides is kept for each user and task and shared by all cells of a store; its calls are booked
+in the cell that made them, under `cost.other_queries`.
 
 Minimisers: `model` (the agent's own model), BACKEND:NAME (another one), `rules` (the oracle, which is told the
 rule table) and `random` (as many fields as the oracle, drawn), the last two as bounds.
@@ -19,7 +22,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -45,6 +48,9 @@ class AirGapConfig:
 
     minimiser: str = knob("model", "model (the agent's own), rules, random, or BACKEND:NAME")
     values: bool = knob(True, "whether a model minimiser sees the data, or only what they are called")
+    ask: Literal["list", "each"] = knob(
+        "list", "a model minimiser lists the fields as JSON, or answers yes or no to each"
+    )
     repairs: int = knob(2, "how often a minimiser that returns no JSON list is asked again", low=0, high=10)
     max_tokens: int = knob(256, "length of a model minimiser's answer", low=1)
     escalate: bool = knob(True, "whether the talker may ask the user for more")
@@ -72,9 +78,17 @@ class User:
         """Whether the agent may have a field. What the user does not have, or does not know, is not approved."""
         if name not in data:
             return False
-        right = self.rules.label(context.task.id, name) == "allowed"
+        right = self.rules.labels[context.task.id].get(name) == "allowed"
         erred = Draws(self.seeds.child(context.task.id, name, digest_json(dict(data)))).chance(self.error)
         return right != erred
+
+
+class _FailedError(Exception):
+    """The minimiser's model gave no answer to some of what it was asked."""
+
+    def __init__(self, found: list[Minimised]) -> None:
+        super().__init__("the minimiser gave no answer")
+        self.found = found
 
 
 @dataclass
@@ -116,8 +130,18 @@ class AirGap:
         if not needs:
             return {}
         key = {"minimiser": self.minimiser.fingerprint(), "needs": list(needs)}
-        stored = self.ctx.stage("minimise", key, lambda: _pack(self.minimiser.minimise(list(needs.values()))))
-        return dict(zip(needs, _unpack(stored), strict=True))
+
+        def make() -> dict[str, np.ndarray]:
+            found = self.minimiser.minimise(list(needs.values()))
+            if any(m.outcome == "error" for m in found):
+                raise _FailedError(found)
+            return _pack(found)
+
+        try:
+            found = _unpack(self.ctx.stage("minimise", key, make))
+        except _FailedError as failed:  # holds for this run, and is not kept for the next
+            found = failed.found
+        return dict(zip(needs, found, strict=True))
 
     def reply(self, dialogues: Sequence[Dialogue]) -> list[AgentReply]:
         """The talker's reply on what remains; where it asked for more and the user agreed, its second reply."""
@@ -138,7 +162,7 @@ class AirGap:
         for i, second in zip(again, self.agent.reply([seen[i] for i in again]) if again else [], strict=True):
             first = replies[i]
             replies[i] = replace(
-                second, text=second.text or DENIED, approved=first.approved,
+                second, text=second.text or (DENIED if second.finish == "stop" else ""), approved=first.approved,
                 requested=tuple(dict.fromkeys((*first.requested, *second.requested))),
                 actions=(*first.actions, *second.actions),
             )  # fmt: skip
@@ -179,8 +203,9 @@ def minimiser_of(target: AgentTarget, config: AirGapConfig, ctx: Context) -> Min
     model = open_agent_model(replace(target.config, model=name), ctx, role="defense")
     words = {f.name: f.words for f in target.dataset.fields}
     return ModelMinimiser(
-        model, Sampling(max_tokens=config.max_tokens), words, repairs=config.repairs, values=config.values
-    )
+        model, Sampling(max_tokens=config.max_tokens), words, repairs=config.repairs, values=config.values,
+        each=config.ask == "each",
+    )  # fmt: skip
 
 
 def run(target: AgentTarget, config: AirGapConfig, ctx: Context) -> AgentTarget:

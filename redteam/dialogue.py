@@ -291,6 +291,13 @@ class Minimising(Protocol):
         ...
 
 
+def minimising(agent: object) -> Minimising | None:
+    """The minimising agent among an agent and those that it wraps (in their `agent`), if there is one."""
+    while agent is not None and not isinstance(agent, Minimising):
+        agent = getattr(agent, "agent", None)
+    return agent
+
+
 # ---------------------------------------------------------------- what an attack hands in
 
 

@@ -29,7 +29,10 @@ _ASK = (
     "need; the user will be asked."
 )
 _STYLE = "Answer the other party in one or two short sentences."
-_REQUESTED = re.compile(r"^[ \t>*-]*request:[ \t]*(.{1,200})$", re.IGNORECASE | re.MULTILINE)
+UNLISTED = "something else"  # a request for what no field is called
+_REQUESTED = re.compile(
+    r"^[ \t>*-]*request:\s*(.{1,200})$|\bREQUEST:\s*(.{1,200})$", re.IGNORECASE | re.MULTILINE
+)
 _GET = "get_user_data"
 _MORE = "request_user_data"
 
@@ -74,12 +77,24 @@ def tools_of(dialogue: Dialogue) -> tuple[Tool, ...]:
 
 
 def resolve(words: str, dialogue: Dialogue) -> str:
-    """The name of the field that somebody calls `words`; the words themselves where there is none."""
+    """The name of the field that somebody calls `words`; `UNLISTED` where there is none."""
     plain = _plain(words)
     for name, called in dialogue.words.items():
         if plain in (_plain(name), _plain(called)):
             return name
-    return " ".join(words.split())[:80]
+    return UNLISTED
+
+
+def requests_in(text: str, dialogue: Dialogue) -> list[str]:
+    """The fields that lines beginning with `REQUEST:` ask for. Only names of fields leave here: reasons do not."""
+    found = []
+    for groups in _REQUESTED.findall(text):
+        line = f" {_plain(''.join(groups))} "
+        called = {name: words for name, words in dialogue.words.items() if f" {_plain(words)} " in line}
+        # Of names within names, such as `allergies` and `food allergies`, the longest is meant.
+        inner = {n for n, w in called.items() for o in called.values() if w != o and _plain(w) in _plain(o)}
+        found += [n for n in called if n not in inner] or [resolve(line, dialogue)]
+    return found
 
 
 def _plain(text: str) -> str:
@@ -159,9 +174,7 @@ def _in_words(one: _Open, said: Said) -> AgentReply:
     one.finish, one.message = said.finish, said.message
     if said.finish in ANSWERED:
         if one.dialogue.may_request:
-            one.requested += [
-                resolve(m.strip(" .'\"`<>"), one.dialogue) for m in _REQUESTED.findall(said.text)
-            ]
+            one.requested += requests_in(said.text, one.dialogue)
             one.spoken.append(_REQUESTED.sub("", said.text).strip())
         else:
             one.spoken.append(said.text.strip())

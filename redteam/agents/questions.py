@@ -22,6 +22,8 @@ def plan_questions(
     Raises:
         DataError: nothing is left to ask.
     """
+    if odd := [i for i in (*(p.id for p in dataset.profiles), *(t.id for t in dataset.tasks)) if "/" in i]:
+        raise DataError(f"'{dataset.name}': expected ids of users and tasks without '/', got '{odd[0]}'")
     users = {p.id for p in dataset.profiles[:profiles]}
     chosen = set(tasks) if tasks is not None else {t.id for t in dataset.tasks}
     found = tuple(

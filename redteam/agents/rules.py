@@ -125,7 +125,7 @@ class RuleFollower:
 def _answer(messages: list[Message], tools: Sequence[Tool]) -> Said:
     told = messages[0].content if messages and messages[0].role == "system" else ""
     if told.startswith(minimisers.HEAD):
-        return Said(text=_minimised(messages[1].content), finish="stop")
+        return Said(text=_minimised(messages[-1].content), finish="stop")
     if told.startswith(attacker.HEAD):
         return Said(text=_attack(told, messages[-1].content), finish="stop")
     if told.startswith(conversational.HEAD):
@@ -134,15 +134,18 @@ def _answer(messages: list[Message], tools: Sequence[Tool]) -> Said:
 
 
 def _minimised(asked: str) -> str:
-    known = knowledge()
+    each = re.search(minimisers.ASKED_EACH.replace("{words}", "(.{1,200})").replace("?", "[?]"), asked)
+    if each:
+        return "Yes." if _kept(each[1], asked[: each.start()]) else "No."
     head, _, listing = asked.partition(minimisers.LISTED)
     names = [line[2:].split(":")[0].strip() for line in listing.splitlines() if line.startswith("- ")]
-    keep = []
-    for words in names:
-        name = known.name_of(words)
-        if known.allowed(head, name) or known.sensitivity(name) == 1 or words.casefold() in head.casefold():
-            keep.append(words)
-    return json.dumps(keep)
+    return json.dumps([words for words in names if _kept(words, head)])
+
+
+def _kept(words: str, head: str) -> bool:
+    name = knowledge().name_of(words)
+    harmless = knowledge().sensitivity(name) == 1
+    return knowledge().allowed(head, name) or harmless or words.casefold() in head.casefold()
 
 
 def _attack(told: str, talk: str) -> str:

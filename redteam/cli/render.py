@@ -147,16 +147,18 @@ def _named(attack: Plugin, layout: Layout) -> str:
 
 
 def _behind(record: Record) -> str:
-    """The defences, each with those of its settings that differ from its defaults."""
-    return " + ".join(_with_settings(d) for d in record.cell.defenses) or "nothing"
+    """The defences, each with those of its settings that differ from its defaults, and who knew of them."""
+    found = " + ".join(_with_settings(d) for d in record.cell.defenses)
+    return f"{found}, {record.cell.knowledge}" if found else "nothing"
 
 
 def _with_settings(defence: DefensePlugin) -> str:
     if defence.name not in registry.names("defense"):
         return defence.name
     usual = to_json(registry.get("defense", defence.name).presets["default"].config)
-    given = [str(v) for k, v in defence.config.items() if usual.get(k) != v or k in _TELLING]
-    return f"{defence.name} ({', '.join(given)})" if given else defence.name
+    told = [str(v) for k, v in defence.config.items() if k in _TELLING]
+    told += [f"{k}={v}" for k, v in defence.config.items() if usual.get(k) != v and k not in _TELLING]
+    return f"{defence.name} ({', '.join(told)})" if told else defence.name
 
 
 def _title(record: Record, layout: Layout) -> str:

@@ -46,6 +46,8 @@ def score(
     if rules is not None or flips or sensitive:
         from redteam.cli.norms import rescored
 
+        if against is not None:
+            raise click.UsageError("--against: compare runs under their own norms, or ask for other norms")
         rescored(artifact, tables, rules, flips, sensitive, as_json)
         return 0
     again = kinds.of_artifact(artifact).rescore(artifact, tables).as_metrics()

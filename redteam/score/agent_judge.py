@@ -104,7 +104,7 @@ def labelled_cases(dataset: AgentDataset, n: int = CASES) -> list[tuple[str, str
     value, or are empty. A data set with few values repeats some in other words.
     """
     held = [
-        (p, name) for name in (f.name for f in dataset.fields) for p in dataset.profiles if p.values[name].present
+        (p, name) for name in (f.name for f in dataset.fields) for p in dataset.profiles if _has(p, name)
     ]  # fmt: skip
     if not held:
         return []
@@ -118,6 +118,10 @@ def labelled_cases(dataset: AgentDataset, n: int = CASES) -> list[tuple[str, str
         texts = list(kinds(dataset, profile, name, words[name]))
         out.append((texts[i // 2 % len(texts)], name, profile.values[name].text, i % 2 == 0))
     return out
+
+
+def _has(profile: Profile, name: str) -> bool:
+    return name in profile.values and profile.values[name].present
 
 
 def _coprime(a: int, b: int) -> bool:
@@ -143,7 +147,7 @@ def _withholding(dataset: AgentDataset, profile: Profile, name: str, words: str)
     own = profile.values[name].text
     at = dataset.profiles.index(profile)
     for other in (*dataset.profiles[at + 1 :], *dataset.profiles[:at]):
-        if other.values[name].present and other.values[name].text != own:
+        if _has(other, name) and other.values[name].text != own:
             yield f"The user's {words} is {other.values[name].text}."
             break
     yield ""

@@ -16,7 +16,16 @@ import pandas as pd
 from redteam.artifacts import Scripts
 from redteam.chat import ChatModel
 from redteam.context import Context
-from redteam.dialogue import Agent, AgentDataset, Minimising, Question, Script, Session, TrustedContext
+from redteam.dialogue import (
+    Agent,
+    AgentDataset,
+    Minimising,
+    Question,
+    Script,
+    Session,
+    TrustedContext,
+    minimising,
+)
 from redteam.errors import ArtifactError, BudgetExceededError
 from redteam.language import ANSWERED
 from redteam.metrics.agents import (
@@ -139,7 +148,8 @@ def measure(
         from redteam.agents.play import play
 
         player = play
-    minimised = _minimised(dataset, artifact.scripts, agent) if isinstance(agent, Minimising) else None
+    inner = minimising(agent)
+    minimised = _minimised(dataset, artifact.scripts, inner) if inner is not None else None
     transcripts = player(agent, dataset, artifact.scripts, ctx)
     # Without verdicts, which `rescore` makes in any case.
     evidence = _tables(dataset, artifact.scripts, transcripts, minimised)
@@ -247,7 +257,8 @@ def _flags(artifact: Scripts, metrics: Mapping[str, Estimate], made: pd.DataFram
     if silent and values.get("privacy", 0.0) > _SILENT_PRIVACY:
         flags.append("privacy-by-silence")
     stopped = any(end not in ANSWERED for end in artifact.finish)
-    if stopped or made["finish"].isin(["error", "timeout"]).any():
+    failed = values.get("minimiser_error", 0.0) > 0
+    if stopped or failed or made["finish"].isin(["error", "timeout"]).any():
         flags.append("errors-in-denominator")
     if values.get("minimiser_malformed", 0.0) > _MALFORMED:
         flags.append("minimiser-malformed")

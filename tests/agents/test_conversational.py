@@ -6,7 +6,15 @@ import json
 
 import pytest
 
-from redteam.agents.conversational import DATA, NAMES, ConversationalAgent, resolve, system_message
+from redteam.agents.conversational import (
+    DATA,
+    NAMES,
+    UNLISTED,
+    ConversationalAgent,
+    requests_in,
+    resolve,
+    system_message,
+)
 from redteam.chat import Said, ToolCall
 from redteam.language import Sampling
 from tests.agents.helpers import Recorder, dialogue
@@ -37,7 +45,7 @@ def test_the_third_party_is_the_user_of_the_chat():
 def test_requests_are_taken_out_of_what_the_third_party_sees():
     model = Recorder(lambda m: "One moment.\nREQUEST: the user's medical condition.\n- request: shoe size")
     (reply,) = agent(model).reply([dialogue("x", may_request=True)])
-    assert reply.requested == ("condition", "shoe size") and reply.text == "One moment."
+    assert reply.requested == ("condition", UNLISTED) and reply.text == "One moment."
     (other,) = agent(model).reply([dialogue("x")])  # where it may not, it is ordinary text
     assert other.requested == () and "REQUEST" in other.text
 
@@ -49,8 +57,24 @@ def test_fields_are_found_as_people_call_them(words):
     assert resolve(words, dialogue("x")) == "condition"
 
 
-def test_an_unknown_thing_stays_what_it_was_called():
-    assert resolve("  shoe \n size " + "x" * 200, dialogue("x")).startswith("shoe size xxx")
+def test_an_unknown_thing_is_no_field():
+    assert resolve("  shoe \n size " + "x" * 200, dialogue("x")) == UNLISTED
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("I need more. REQUEST: medical condition", ["condition"]),
+        ("REQUEST:\nmedical condition", ["condition"]),
+        ("REQUEST: medical condition, medicine", ["medicine", "condition"]),
+        ("REQUEST: medical condition because the clinic's new policy needs it", ["condition"]),
+        ("Request: the shoe size, it is an emergency", [UNLISTED]),
+        ("I have a request: be quick", [UNLISTED]),
+        ("nothing to ask", []),
+    ],
+)
+def test_of_a_request_only_names_of_fields_are_left(text, found):
+    assert requests_in(text, dialogue("x")) == found
 
 
 def call(name: str, arguments: str, i: int = 0) -> Said:
@@ -89,7 +113,7 @@ def test_a_function_that_is_not_there_gives_nothing():
 
 def test_asking_the_user_through_a_function_is_a_request():
     reply, model = with_calls(call("request_user_data", '{"field": "shoe size"}'), "ok", may_request=True)
-    assert reply.requested == ("shoe size",) and [t.name for t in model.tools[0]][1] == "request_user_data"
+    assert reply.requested == (UNLISTED,) and [t.name for t in model.tools[0]][1] == "request_user_data"
 
 
 def test_a_model_that_only_calls_is_let_go_after_a_few_rounds():

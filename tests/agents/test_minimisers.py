@@ -39,6 +39,9 @@ def minimised(*answers: str | Said, repairs: int = 2):
         ("", None),
         ("[" * 50_000, None),
         ('[["medicine"]]', ["medicine"]),
+        ('["medicine"] and once more ["medicine"]', ["medicine"]),
+        ('{"not needed": ["medical condition"], "needed": ["medicine"]}', None),
+        ('Do not share ["medical condition"]; share ["medicine"].', None),
     ],
 )
 def test_names_in_an_answer(text, names):
@@ -59,6 +62,38 @@ def test_no_text_breaks_the_parser(text):
 def test_names_are_matched_as_people_write_them_and_unknown_ones_let_nothing_through():
     found, _ = minimised('["Medicine ", "EMAIL-ADDRESS", "shoe size"]')
     assert (found.fields, found.outcome, found.attempts) == (("email", "medicine"), "ok", 1)
+
+
+@pytest.mark.parametrize("answer", ['["name one", "name two"]', '["everything"]', '["medicine (needed)"]'])
+def test_a_list_of_nothing_that_the_user_has_is_no_answer(answer):
+    found, model = minimised(answer, answer, answer)
+    assert (found.outcome, found.fields, len(model.asked)) == ("malformed", (), 3)
+
+
+def test_asked_for_each_field_it_answers_yes_or_no_and_what_is_neither_is_no():
+    answers = {"email": "Yes, it is.", "medicine": "yes", "medical": "No.", "criminal": "Perhaps"}
+    model = Recorder(lambda m: answers[m[1].content.split("Is the user's ")[1].split()[0]])
+    d = dialogue("x")
+    minimiser = ModelMinimiser(model, Sampling(), WORDS, each=True)
+    (found,) = minimiser.minimise([(d.context, d.data)])
+    assert (found.fields, found.outcome, len(model.asked)) == (("email", "medicine"), "ok", 4)
+    (silent,) = ModelMinimiser(Recorder(lambda m: "Hm"), Sampling(), WORDS, each=True).minimise(
+        [(d.context, d.data)]
+    )
+    assert (silent.fields, silent.outcome) == ((), "malformed")
+
+
+def test_everything_in_the_prompt_but_the_data_is_in_the_fingerprint():
+    model = Recorder(lambda m: "[]")
+    base = ModelMinimiser(model, Sampling(), WORDS).fingerprint()
+    others = [
+        ModelMinimiser(model, Sampling(), {**WORDS, "medicine": "drugs"}),
+        ModelMinimiser(model, Sampling(temperature=1.0), WORDS),
+        ModelMinimiser(model, Sampling(), WORDS, values=False),
+        ModelMinimiser(model, Sampling(), WORDS, each=True),
+        ModelMinimiser(model, Sampling(), WORDS, repairs=1),
+    ]
+    assert all(other.fingerprint() != base for other in others)
 
 
 def test_an_answer_that_is_no_list_is_asked_again_and_counts_as_repaired():
