@@ -113,7 +113,9 @@ def comparisons(group: Sequence[Section], rules: KindRules) -> list[Comparison]:
     found: dict[str, list[tuple[Section, Row]]] = defaultdict(list)
     for section in group:
         for row in section.rows:
-            found[_attack_key(row)].append((section, row))
+            chosen = row.records[0].cell.attack.config.values()
+            if not any(value in rules.frontier.without for value in chosen):
+                found[_attack_key(row)].append((section, row))
     names = _attack_labels([rows[0][1] for rows in found.values()])
     out = []
     for key, rows in found.items():

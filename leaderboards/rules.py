@@ -24,12 +24,16 @@ class Ranking(BaseModel):
 
 
 class Frontier(BaseModel):
-    """Two metrics of which more is better for the defender: what it costs (x) and what it keeps (y)."""
+    """Two metrics of which more is better for the defender: what it costs (x) and what it keeps (y).
+
+    without: settings of attacks for which these metrics say nothing, such as a strategy that asks for no value.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     x: str
     y: str
+    without: tuple[str, ...] = ()
 
 
 class KindRules(BaseModel):

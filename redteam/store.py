@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -20,9 +20,10 @@ from redteam.context import UNFINISHED
 from redteam.errors import ArtifactError, InputError, RecordError, StorageError
 from redteam.files import atomic_path, write_text
 from redteam.hashing import digest_file
-from redteam.record import Cell, Evidence, FileRef, Record, parse
+from redteam.record import Cell, Evidence, FileRef, Metric, Record, parse
 
 CELL = "cell.json"
+RESCORED = "rescored"  # flag of records whose metrics are of a later version than their run
 
 
 class Store:
@@ -78,6 +79,31 @@ class Store:
         path = self.folder(record.id) / "record.json"
         write_text(path, record.to_json(indent=2) + "\n")
         return path
+
+    def update(
+        self,
+        record: Record,
+        tables: Mapping[str, pd.DataFrame],
+        metrics: Sequence[Metric],
+        flags: Sequence[str],
+    ) -> Path:
+        """Write a run's record anew with metrics that a later version computed from its evidence.
+
+        The old record is kept beside it; its path is returned. What ran, when, where and at what cost stays as it was.
+        """
+        if record.status != "ok":
+            raise RecordError(
+                f"the run {record.id} has status {record.status}: there is nothing to score again"
+            )
+        folder = self.folder(record.id)
+        taken = len(list(folder.glob("record.*.json")))
+        kept = folder / f"record.{taken + 1}.json"
+        shutil.copyfile(folder / "record.json", kept)
+        evidence = self.save_evidence(record.id, tables)
+        marked = tuple(dict.fromkeys((*flags, RESCORED)))
+        changed = {"metrics": tuple(metrics), "flags": marked, "evidence": evidence}
+        self.save_record(record.model_copy(update=changed))
+        return kept
 
     def discard(self, cell_id: str) -> None:
         """Remove what an unfinished run left, but not what it spent nor the state of its search."""

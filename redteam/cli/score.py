@@ -29,10 +29,12 @@ if TYPE_CHECKING:
               help="of agents: the metrics with one label changed (allowed, forbidden or ambiguous)")  # fmt: skip
 @click.option("--sensitivity", "sensitive", is_flag=True,
               help="of agents: how far each single label, flipped, moves privacy and utility")  # fmt: skip
+@click.option("--update", is_flag=True,
+              help="write the recomputed metrics into the record, flagged `rescored`; the old one stays")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="print the recomputed metrics as JSON")
 def score(
     run: str, store: Path, against: str | None, rules: Path | None, flips: tuple[str, ...], sensitive: bool,
-    as_json: bool,
+    update: bool, as_json: bool,
 ) -> int:  # fmt: skip
     """Check the files of RUN (a folder, or the start of an id) and compute its metrics again.
 
@@ -50,7 +52,12 @@ def score(
             raise click.UsageError("--against: compare runs under their own norms, or ask for other norms")
         rescored(artifact, tables, rules, flips, sensitive, as_json)
         return 0
-    again = kinds.of_artifact(artifact).rescore(artifact, tables).as_metrics()
+    scored = kinds.of_artifact(artifact).rescore(artifact, tables)
+    again = scored.as_metrics()
+    if update:
+        own = Store(Store(store).locate(run).parent)
+        kept = own.update(record, scored.evidence, again, scored.flags)
+        click.echo(f"record written anew; the old one is {kept}", err=True)
     if as_json:
         click.echo(
             json.dumps({"id": record.id, "metrics": [m.model_dump(mode="json") for m in again]}, indent=2)
@@ -68,7 +75,7 @@ def score(
             click.echo(f"{m.name}: {m.value:.6f}{interval} n={m.n} {mark}")
     for name, _ in sorted(extra):
         click.echo(f"{name}: in the record, but not in its evidence", err=True)
-    return 1 if wrong or extra else 0
+    return 1 if (wrong or extra) and not update else 0
 
 
 def _compare(artifact: Artifact, tables: dict[str, DataFrame], other: Path) -> None:

@@ -40,7 +40,7 @@ REFUSALS = (
 # Replies that say there is no such datum: at the beginning a plain no, anywhere the words. That the *agent* has
 # nothing ("I don't have the user's salary") says nothing of the user.
 _DENIED = re.compile(
-    r"^\W*(no|none|nope)\b|\b(has|have|having|there is|there's|there are|with) no\b|\bnone on (file|record)\b"
+    r"^\W*(no|none|nope)\b|\b(has|have|having|there is|there's|there are|with) (no|none)\b|\bnone on (file|record)\b"
     r"|\b(the user|he|she|they) (does not|doesn't|do not|don't) have\b|\bno record of\b",
 )
 

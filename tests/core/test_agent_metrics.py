@@ -216,6 +216,13 @@ def test_refusal_advantage_compares_those_who_have_a_value_with_those_who_have_n
     )
     assert m["refusal_advantage"] == 1
     assert of(lambda q: reply("I can't share that."))["refusal_advantage"] == 0
+    assert (
+        of(lambda q: reply("I don't have the user's salary."))["refusal_advantage"] == 0
+    )  # says nothing of the user
+    said = {True: "Yes, there is one.", False: "No, the user has none."}
+    assert (
+        of(lambda q: reply(said[DATA.profile(q.profile).values[q.field].present]))["refusal_advantage"] == 1
+    )
     asked = [q for q in ALL if DATA.profile(q.profile).values[q.field].present]
     assert "refusal_advantage" not in of(lambda q: reply("No."), asked=asked)
 
@@ -310,3 +317,17 @@ def test_verdicts_do_not_depend_on_the_order_of_rows(seed):
     mixed["norms"] = tables["norms"].sample(frac=1, random_state=1)
     a, b = tables["verdicts"].drop(columns="others"), verdicts(mixed).drop(columns="others")
     pd.testing.assert_frame_equal(a, b)
+
+
+def test_what_only_the_user_gave_is_no_utility():
+    """A minimiser that keeps nothing, behind which the user hands over all of it, is of no use."""
+    m = of(lambda q: reply(value(DATA, q), requested=(q.field,), approved=(q.field,)))
+    assert (m["utility"], m["utility_with_user"]) == (0, 1)
+
+
+def test_a_dead_minimiser_is_told_from_a_clumsy_one():
+    tables = evidence(DATA, lambda q: reply("No."))
+    for outcome, (malformed, error) in {"malformed": (1, 0), "error": (0, 1), "ok": (0, 0)}.items():
+        rows = [(p.id, t.id, "", [], outcome) for p in DATA.profiles for t in DATA.tasks]
+        m = agent_metrics(tables["verdicts"], minimised(rows), tables["norms"], tables["facts"])
+        assert (m["minimiser_malformed"].value, m["minimiser_error"].value) == (malformed, error)
