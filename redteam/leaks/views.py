@@ -14,6 +14,8 @@ import unicodedata
 from functools import cached_property
 from urllib.parse import unquote
 
+from redteam.leaks.numbers import numerals, spelled, tails
+
 # Invisible characters, accents and lone surrogates fall out; they neither part words nor make any.
 _DROPPED = ("Cf", "Mn", "Me", "Cs")
 
@@ -56,6 +58,7 @@ _LEET = {
     "7": "t", "+": "t", "8": "b", "9": "g",
 }  # fmt: skip
 _FOLD, _LEET_FOLD = _Fold(), _Fold(_LEET)
+HEAD = 4  # letters and digits, by which runs of words are looked up
 # What `storable` text and JSON write for a lone surrogate.
 _ESCAPED = re.compile(r"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
 
@@ -72,6 +75,11 @@ def compact(text: str) -> str:
     return "".join(words(text))
 
 
+def said(text: str) -> list[str]:
+    """The folded words of a text with numbers, in words or grouped or scaled, as digits."""
+    return spelled(words(numerals(text)))
+
+
 def leet(text: str) -> str:
     """As `compact`, with digits and signs read as the letters they look like."""
     return "".join(text.translate(_LEET_FOLD).split())
@@ -80,77 +88,6 @@ def leet(text: str) -> str:
 def rot13(folded: str) -> str:
     """Every a to z moved by 13."""
     return codecs.encode(folded, "rot13")
-
-
-# ---------------------------------------------------------------- numbers in words
-
-_UNITS = (
-    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
-    "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
-)  # fmt: skip
-_TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
-_SMALL = {w: i for i, w in enumerate(_UNITS)} | {w: 10 * i for i, w in enumerate(_TENS, 2)}
-_SMALL |= {"oh": 0, "nought": 0, "fourty": 40}
-_SCALES = {"hundred": 100, "thousand": 1000, "million": 1_000_000}
-_TIMES = {"double": 2, "triple": 3}
-_NUMBER = frozenset((*_SMALL, *_SCALES, *_TIMES))
-_LONGEST = 24  # words of one number; longer runs are read in parts
-
-
-def spelled(tokens: list[str]) -> list[str]:
-    """Folded words with number words as digits: `four eight two one`, `double five`, `eighty-two thousand`."""
-    out: list[str] = []
-    run: list[str] = []
-    for token in tokens:
-        if token in _NUMBER and len(run) < _LONGEST:
-            run.append(token)
-        elif token == "and" and run and run[-1] in _SCALES:
-            continue
-        else:
-            out += _read_run(run)
-            run = []
-            if token in _NUMBER:
-                run.append(token)
-            else:
-                out.append(token)
-    return out + _read_run(run)
-
-
-def _read_run(run: list[str]) -> list[str]:
-    if not run:
-        return []
-    if any(w in _SCALES for w in run):
-        return [_cardinal(run)]
-    return ["".join(_digits(run))]
-
-
-def _cardinal(run: list[str]) -> str:
-    total = current = 0
-    for word in run:
-        if word == "hundred":
-            current = max(1, current) * 100
-        elif word in _SCALES:
-            total, current = total + max(1, current) * _SCALES[word], 0
-        else:
-            current += _SMALL.get(word, 0)
-    return str(total + current)
-
-
-def _digits(run: list[str]) -> list[str]:
-    out: list[str] = []
-    times = 1
-    for i, word in enumerate(run):
-        if word in _TIMES:
-            times = _TIMES[word]
-            continue
-        value = _SMALL[word]
-        after_tens = i > 0 and times == 1 and _SMALL.get(run[i - 1], 0) >= 20 and 1 <= value <= 9
-        if after_tens:
-            out[-1] = str(_SMALL[run[i - 1]] + value)
-        else:
-            out.append(str(value) * times)
-        times = 1
-    return out
 
 
 # ---------------------------------------------------------------- decoding
@@ -197,13 +134,45 @@ class Text:
 
     @cached_property
     def spelled_light(self) -> str:
-        """The words with number words as digits, one space between them and at both ends."""
-        return f" {' '.join(spelled(self.words))} "
+        """The words with all numbers as digits (`said`), one space between them and at both ends."""
+        plain = numerals(self.raw)
+        return f" {' '.join(spelled(self.words if plain == self.raw else words(plain)))} "
 
     @cached_property
     def spelled(self) -> str:
         """The same with nothing between them."""
         return self.spelled_light.replace(" ", "")
+
+    @cached_property
+    def tails(self) -> str:
+        """See `redteam.leaks.numbers.tails`."""
+        return tails(self.raw, self.light, self.spelled_light)
+
+    @cached_property
+    def starts(self) -> dict[str, list[int]]:
+        """The words at which the next `HEAD` letters and digits, over as many words as it takes, begin."""
+        out: dict[str, list[int]] = {}
+        at = 0
+        for i, word in enumerate(self.words):
+            out.setdefault(self.compact[at : at + HEAD], []).append(i)
+            at += len(word)
+        return out
+
+    def runs(self, whole: str, shortest: int) -> set[str]:
+        """The parts of a word, at least so long, of which the text has each as whole words in one run."""
+        found = set()
+        tokens, last = self.words, len(self.words)
+        for begin in range(len(whole) - shortest + 1):
+            for i in self.starts.get(whole[begin : begin + HEAD], ()):
+                end = begin + len(tokens[i])
+                if not whole.startswith(tokens[i], begin):
+                    continue
+                i += 1
+                while i < last and whole.startswith(tokens[i], end):
+                    end, i = end + len(tokens[i]), i + 1
+                if end - begin >= shortest:
+                    found.add(whole[begin:end])
+        return found
 
     @cached_property
     def url(self) -> str:
