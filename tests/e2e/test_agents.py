@@ -137,7 +137,7 @@ def test_evaluate_prints_one_table_of_every_attack_with_and_without_the_defence(
     found = [parse(p.read_text()) for p in tmp_path.glob("*/record.json")]
     assert len(found) == 5 * (3 + 4 + 1 + 1) and all(r.status == "ok" for r in found)
     adaptive = {r.cell.attack.name for r in found if r.cell.defenses and r.cell.knowledge == "adaptive"}
-    assert adaptive == {"context-hijack-adaptive"}
+    assert adaptive == {"context-hijack-adaptive", "context-hijack-model"}
 
 
 def test_a_chosen_variant_runs_alone(run, tmp_path):
