@@ -9,7 +9,7 @@ from redteam.chat import ChatModel
 from redteam.config import check_ranges, knob
 from redteam.context import Context
 from redteam.errors import ConfigError, nearest
-from redteam.llm.backends import BACKENDS
+from redteam.llm.backends import AGENT_BACKENDS, BACKENDS
 from redteam.llm.options import ModelOptions
 
 RULES = "rules:"
@@ -32,7 +32,7 @@ class ChatOptions:
     def __post_init__(self) -> None:
         check_ranges(self)
         backend, colon, _ = self.model.partition(":")
-        known = (*BACKENDS, RULES.removesuffix(":"))
+        known = (*BACKENDS, *AGENT_BACKENDS)
         if not colon or backend not in known:
             raise ConfigError(f"model: expected BACKEND:NAME, got '{self.model}'. {nearest(backend, known)}")
 

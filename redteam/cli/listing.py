@@ -28,13 +28,14 @@ def _section(title: str, rows: dict[str, str]) -> None:
 def list_() -> None:
     """List attacks, defences, audits, targets, data sets and models, one line each."""
     from redteam import data, models
-    from redteam.llm.backends import BACKENDS
+    from redteam.llm.backends import AGENT_BACKENDS, BACKENDS
 
     for kind, title in _KINDS.items():
         _section(title, {n: registry.summary(kind, n) for n in registry.names(kind)})
     _section("Data sets", data.names())
     _section("Models", models.NAMES)
     _section("Language models", {f"{name}:": text for name, text in BACKENDS.items()})
+    _section("Models of agents alone", {f"{name}:": text for name, text in AGENT_BACKENDS.items()})
 
 
 @click.command()
@@ -52,11 +53,17 @@ def show(name: str) -> None:
     click.echo(f"\nKind: {spec.kind}, role {spec.role}, version {spec.version}. Source key: {spec.source}.")
     if spec.threat:
         t = spec.threat
-        click.echo(f"Threat: {t.kind}, against a {t.target}.")
+        click.echo(f"Threat: {t.kind}. Target: {t.target}.")
         click.echo(f"  may touch: {', '.join(t.access)}\n  budget: {t.budget}")
         click.echo(f"  knows: {', '.join(t.knowledge)}\n  wants: {t.goal}")
     if spec.controls:
         click.echo(f"Controls run beside it: {', '.join(spec.controls)}")
+    if spec.baselines:
+        click.echo(f"Baselines that `redteam evaluate` runs beside it: {', '.join(spec.baselines)}")
+    if spec.variants:
+        told = "; ".join(", ".join(f"{k}={v}" for k, v in variant.items()) for variant in spec.variants)
+        by = "`redteam evaluate` runs each" if spec.kind == "defense" else "each is run"
+        click.echo(f"Variants; where none is chosen, {by}: {told}")
     for title, preset in spec.presets.items():
         where = f" on {preset.dataset}" if preset.dataset else ""
         victim = ", ".join(f"{k}={v}" for k, v in preset.target.items())

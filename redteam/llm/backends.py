@@ -9,3 +9,6 @@ BACKENDS = {
     "llama": "the same GGUF files served by a llama.cpp server that the suite starts: llama:PATH",
     "openai": "any OpenAI-compatible endpoint: openai:MODEL, with OPENAI_API_KEY and OPENAI_BASE_URL",
 }
+
+# What agents, minimisers and attackers of agents take besides.
+AGENT_BACKENDS = {"rules": "an embedded agent that follows stated rules and needs no model; hijacked by construction"}
