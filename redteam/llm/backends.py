@@ -11,4 +11,6 @@ BACKENDS = {
 }
 
 # What agents, minimisers and attackers of agents take besides.
-AGENT_BACKENDS = {"rules": "an embedded agent that follows stated rules and needs no model; hijacked by construction"}
+AGENT_BACKENDS = {
+    "rules": "an embedded agent that follows stated rules and needs no model; hijacked by construction"
+}
