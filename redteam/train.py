@@ -105,8 +105,47 @@ class State(Protocol):
         """Copies of the parameters and of the momentum buffers (zeros before the first step)."""
         ...
 
+    def predict(self, images: torch.Tensor, facts: DatasetFacts) -> torch.Tensor:
+        """Logits (N, K) of images (N, H, W, C) uint8 under the first replica as it is, in evaluation mode."""
+        ...
+
 
 Hook = Callable[[State], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stop:
+    """When to end a training early: its accuracy on its own rows of one label no longer changes.
+
+    change: largest change from one epoch to the next that counts as none. floor: accuracy needed first.
+    rows: of the label, the first so many are asked.
+    """
+
+    label: int
+    change: float = 5e-4
+    floor: float = 0.98
+    rows: int = 1000
+
+
+class Converged:
+    """A hook that ends a training by a `Stop`. Soft labels count by their largest class."""
+
+    def __init__(self, stop: Stop, data: Resident) -> None:
+        labels = data.targets if data.targets.ndim == 1 else data.targets.argmax(1)
+        self.stop, self.facts, self.steps = stop, data.facts, 0
+        self.images = data.images[(labels == stop.label).nonzero()[: stop.rows, 0]]
+        self.before: float | None = None
+
+    def __call__(self, state: State) -> None:
+        """Called before each step; looks at the end of every epoch but the last."""
+        self.steps = state.step + 1
+        if state.step == 0 or state.step % state.steps_per_epoch or not len(self.images):
+            return
+        said = state.predict(self.images, self.facts).argmax(1)
+        now = float((said == self.stop.label).float().mean())
+        if self.before is not None and now >= self.stop.floor and abs(now - self.before) < self.stop.change:
+            state.stop, self.steps = True, state.step
+        self.before = now
 
 
 @dataclass
@@ -134,6 +173,13 @@ class _Loop:
     def snapshot(self, replica: int = 0) -> tuple[Tensors, Tensors]:
         model, state = self.models[replica], self._optimizers[replica].state
         return _copies(dict(model.named_parameters()), state)
+
+    def predict(self, images: torch.Tensor, facts: DatasetFacts) -> torch.Tensor:
+        model = self.models[0].eval()
+        with torch.inference_mode():
+            logits: torch.Tensor = model(normalise(images, facts))
+        model.train()
+        return logits
 
     def finish(self) -> list[nn.Module]:
         return self.models
@@ -164,6 +210,11 @@ class _Stacked:
     def snapshot(self, replica: int = 0) -> tuple[Tensors, Tensors]:
         params, momenta = _copies(self.params, self._optimizer.state)
         return {k: v[replica] for k, v in params.items()}, {k: v[replica] for k, v in momenta.items()}
+
+    def predict(self, images: torch.Tensor, facts: DatasetFacts) -> torch.Tensor:
+        raise ConfigError(
+            "together: a training that is watched is not trained together with others; turn it off"
+        )
 
     def finish(self) -> list[nn.Module]:
         for index, model in enumerate(self.models):

@@ -15,9 +15,10 @@ from redteam.config import build, knob, to_json
 from redteam.context import Context
 from redteam.device import Device
 from redteam.errors import UnknownNameError
+from redteam.features import features
 from redteam.seeding import SeedPath
-from redteam.train import Recipe, Resident, fit, predict
-from redteam.types import DatasetFacts, ImageDataset, ImageSet, Preset, Spec, TargetKind, TrainingSet
+from redteam.train import Converged, Recipe, Resident, Stop, fit, predict, steps_per_epoch
+from redteam.types import DatasetFacts, ImageDataset, ImageSet, Layer, Preset, Spec, TargetKind, TrainingSet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,17 +35,26 @@ class ClassifierConfig(Recipe):
             raise UnknownNameError("model", self.model, models.NAMES)
 
 
+# In a stage beside the weights: the training steps that were done, where that was not the recipe's number.
+_STEPS = "steps"
+
+
 @dataclass(frozen=True)
 class FittedClassifier:
-    """A trained network with its data set's normalisation."""
+    """A trained network with its data set's normalisation. trained: images put through its training steps."""
 
     model: nn.Module
     facts: DatasetFacts
     device: Device
+    trained: int = 0
 
     def logits(self, images: np.ndarray) -> np.ndarray:
         """images: (N, H, W, C) uint8. Returns (N, K) float32."""
         return predict(self.model, images, self.facts, self.device.torch())
+
+    def features(self, images: np.ndarray, layer: Layer = "penultimate") -> np.ndarray:
+        """images: (N, H, W, C) uint8. Returns (N, D) float32 representations; see `redteam.features`."""
+        return features(self.model, images, self.facts, self.device.torch(), layer)
 
     def state(self) -> dict[str, np.ndarray]:
         """Parameters and buffers by name."""
@@ -71,29 +81,50 @@ class ImageTrainable:
         """Training data on the device."""
         return Resident.load(data.images, data.targets, self.facts, self.device.torch())
 
-    def fit(self, data: TrainingSet, seeds: Sequence[int], ctx: Context) -> list[FittedClassifier]:
-        """One classifier per seed, all fitted on the same data; each is a stage of its own."""
+    def with_config(self, **changes: Any) -> ImageTrainable:
+        """The same target with some of its settings changed."""
+        return replace(self, config=replace(self.config, **changes))
+
+    def fit(
+        self, data: TrainingSet, seeds: Sequence[int], ctx: Context, stop: Stop | None = None
+    ) -> list[FittedClassifier]:
+        """One classifier per seed, all fitted on the same data; each is a stage of its own.
+
+        stop: end a training early, judged on its own training data; seeds are then trained one by one.
+        """
         found: dict[int, FittedClassifier] = {}
-
-        def train(wanted: Sequence[int]) -> list[nn.Module]:
-            paths = [SeedPath(seed, ("victim",)) for seed in wanted]
-            return fit(
-                self.make_model, self.resident(data), self.config, paths, ctx,
-                together=self.config.together, name="victim",
-            )  # fmt: skip
-
-        groups = [tuple(seeds)] if self.config.together else [(seed,) for seed in seeds]
-        for group in groups:
+        together = self.config.together and stop is None
+        steps = steps_per_epoch(len(data.targets), self.config)
+        for group in [tuple(seeds)] if together else [(seed,) for seed in seeds]:
             key = {"data": data.digest, **self.fingerprint(), "seeds": list(group)}
+            if stop is not None:
+                key["stop"] = to_json(stop)
 
             def arrays(group: tuple[int, ...] = group) -> dict[str, np.ndarray]:
-                trained = [FittedClassifier(m, self.facts, self.device).state() for m in train(group)]
-                return {f"{i}.{name}": a for i, state in enumerate(trained) for name, a in state.items()}
+                return self._train(data, group, ctx, stop)
 
             stored = ctx.stage("victim", key, arrays)
+            done = int(stored.get(_STEPS, self.config.epochs * steps))
             for index, seed in enumerate(group):
-                found[seed] = self._restore(stored, f"{index}.")
+                model = self._restore(stored, f"{index}.")
+                found[seed] = replace(model, trained=done * self.config.batch_size)
         return [found[seed] for seed in seeds]
+
+    def _train(
+        self, data: TrainingSet, seeds: Sequence[int], ctx: Context, stop: Stop | None
+    ) -> dict[str, np.ndarray]:
+        paths = [SeedPath(seed, ("victim",)) for seed in seeds]
+        resident = self.resident(data)
+        hooks = [] if stop is None else [Converged(stop, resident)]
+        trained = fit(
+            self.make_model, resident, self.config, paths, ctx,
+            together=self.config.together and stop is None, name="victim", hooks=hooks,
+        )  # fmt: skip
+        states = [FittedClassifier(m, self.facts, self.device).state() for m in trained]
+        out = {f"{i}.{name}": a for i, state in enumerate(states) for name, a in state.items()}
+        if hooks:
+            out[_STEPS] = np.array(hooks[0].steps)
+        return out
 
     def _restore(self, stored: dict[str, np.ndarray], prefix: str) -> FittedClassifier:
         model = self.make_model(SeedPath(0))

@@ -141,6 +141,18 @@ class Classifier(Protocol):
         ...
 
 
+Layer = Literal["penultimate", "spatial"]
+
+
+@runtime_checkable
+class Featured(Protocol):
+    """A classifier that shows its representations, as filters need."""
+
+    def features(self, images: np.ndarray, layer: Layer = "penultimate") -> np.ndarray:
+        """images: (N, H, W, C) uint8. Returns (N, D) float32."""
+        ...
+
+
 @runtime_checkable
 class Trainable(Protocol):
     """A pipeline that turns training data into classifiers: the target of poisoning.
@@ -232,7 +244,9 @@ class Spec:
     variants: settings of which each is run where none of their keys is given (of a defence, by `evaluate`).
     adaptive: an attack that knows the defence by design; it always meets the defended target.
     baselines: of a defence, those that `evaluate` runs beside it. oracle: what a defence is told that a defender
-    would not know, or a function of its config that says so.
+    would not know, or a function of its config that says so. also: further kinds of targets that a defence fits.
+    told: fills in what a defence is told of an attack before the cell is hashed:
+    `(config, the attack's resolved config as JSON, target) -> config`; `oracle` then says what that was.
     """
 
     name: str
@@ -252,3 +266,11 @@ class Spec:
     variants: tuple[Mapping[str, Any], ...] = ()
     adaptive: bool = False
     baselines: tuple[str, ...] = ()
+    also: tuple[TargetKind, ...] = ()
+    told: Callable[[Any, Mapping[str, Any], Any], Any] | None = None
+
+    def fits(self, threat: Threat | None) -> bool:
+        """Whether this defence is for targets and attacks of a threat."""
+        if self.threat is None or threat is None:
+            return False
+        return self.threat.kind == threat.kind and threat.target in (self.threat.target, *self.also)

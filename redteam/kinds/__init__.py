@@ -67,12 +67,14 @@ class Work:
 
 _MODULES: dict[TargetKind, str] = {
     "trainable": "redteam.kinds.trainable",
+    "federation": "redteam.kinds.federation",
     "language-model": "redteam.kinds.language",
     "text-classifier": "redteam.kinds.text",
     "agent": "redteam.kinds.agent",
 }
 _BY_ARTIFACT = {
     "poison": "trainable",
+    "clients": "federation",
     "strings": "language-model",
     "suffixes": "text-classifier",
     "scripts": "agent",
