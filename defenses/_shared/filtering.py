@@ -115,8 +115,8 @@ def given_labels(data: TrainingSet) -> np.ndarray:
     return data.targets if data.targets.ndim == 1 else data.targets.argmax(1).astype(np.int64)
 
 
-def backbone(target: Trainable, data: TrainingSet, seed: int, ctx: Context) -> Featured:
-    """The classifier trained without this filter, from the same seed; it shows its representations.
+def backbone(target: Trainable, data: TrainingSet, seed: int, ctx: Context) -> tuple[Featured, int]:
+    """The classifier trained without this filter from the same seed, and the images that training took.
 
     Raises:
         ThreatMismatchError: classifiers of this target do not show them.
@@ -128,4 +128,4 @@ def backbone(target: Trainable, data: TrainingSet, seed: int, ctx: Context) -> F
             f"the filter needs representations: expected classifiers with features(images, layer), "
             f"got {type(plain).__name__}"
         )
-    return plain
+    return plain, trained_images(model)
