@@ -9,11 +9,11 @@ from __future__ import annotations
 import textwrap
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from leaderboards import words
-from leaderboards.rules import KindRules
+from leaderboards.rules import Frontier, KindRules
 from leaderboards.sections import Aggregate, Row, Section
 from redteam.hashing import canonical_json
 from redteam.stats import Estimate
@@ -128,13 +128,24 @@ def comparisons(group: Sequence[Section], rules: KindRules) -> list[Comparison]:
                 for s, r in beside
             ]  # fmt: skip
             if len(settings) > 1:
-                out.append(Comparison(f"{names[key]}, {knowledge}", _placed(settings)))
+                out.append(Comparison(f"{names[key]}, {knowledge}", _placed(settings, rules.frontier)))
     return sorted(out, key=lambda c: (c.settings[0].row.role != "attack", c.name))
 
 
-def _placed(settings: Sequence[Setting]) -> tuple[Setting, ...]:
+def _kept(e: Estimate, name: str, rules: Frontier) -> Estimate:
+    """The metric as a thing of which more is better for the defender."""
+    if name not in rules.lower:
+        return e
+    low, high = (None if end is None else 1 - end for end in (e.high, e.low))
+    return replace(e, value=1 - e.value, low=low, high=high)
+
+
+def _placed(settings: Sequence[Setting], rules: Frontier) -> tuple[Setting, ...]:
     judged = [s for s in settings if s.x is not None and s.y is not None]
-    told = places([(s.defense, s.x.estimate, s.y.estimate) for s in judged if s.x and s.y])
+    told = places([
+        (s.defense, _kept(s.x.estimate, rules.x, rules), _kept(s.y.estimate, rules.y, rules))
+        for s in judged if s.x and s.y
+    ])  # fmt: skip
     by_row = {id(s): place for s, place in zip(judged, told, strict=True)}
     return tuple(Setting(s.defense, s.row, s.x, s.y, by_row.get(id(s), "")) for s in settings)
 
@@ -194,10 +205,11 @@ def notes(rules: KindRules) -> list[str]:
     if rules.frontier is None:
         return []
     x, y = rules.frontier.x, rules.frontier.y
+    less = f" (of {', '.join(rules.frontier.lower)} less is better)" if rules.frontier.lower else ""
     return [
         f"After the tables of a task, one table an attack sets {y} against {x} for every defence setting. A "
-        f"setting is on the frontier if no other is at least as high in both and higher in one; else the one "
-        "above it is named. Clearly: the intervals do not overlap, either (of a setting on the frontier, with "
+        f"setting is on the frontier if no other is at least as good in both and better in one{less}; else the one "
+        "that is better is named. Clearly: the intervals do not overlap, either (of a setting on the frontier, with "
         "every other) in one of the two, or (of one below it) in both.",
     ]
 

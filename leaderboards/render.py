@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from leaderboards import frontier, words
-from leaderboards.rules import KindRules, Rules
+from leaderboards.rules import KindRules, Rules, board_of
 from leaderboards.sections import Aggregate, Row, Section, budget_of, sections
 from redteam.errors import RecordError, nearest
 from redteam.record import Record
@@ -39,7 +39,7 @@ def _boards(records: Iterable[Record], rules: Rules) -> Iterator[tuple[str, Kind
     """
     kinds: dict[str, list[Record]] = defaultdict(list)
     for record in records:
-        kinds[record.cell.threat].append(record)
+        kinds[board_of(record.cell.threat, record.cell.task.target, rules)].append(record)
     for kind in sorted(kinds):
         if kind not in rules:
             raise RecordError(
@@ -116,12 +116,14 @@ def _markdown_section(section: Section, rules: KindRules) -> list[str]:
 
 def _markdown_table(section: Section, rules: KindRules) -> str:
     told = {p.metric for row in section.rows for p in row.published}
-    columns = (*rules.metrics, *sorted(told - set(rules.metrics)))
+    # Metrics that nothing in this table has, such as a filter's where nothing filters, get no column.
+    measured = tuple(m for m in rules.metrics if m in told or any(_estimate(row, m) for row in section.rows))
+    columns = (*measured, *sorted(told - set(rules.metrics)))
     with_settings = any(row.settings for row in section.rows)
     head = ["rank", "attack", *(["settings"] if with_settings else []), "role", "budget"]
     for metric in columns:
         head += [
-            *([metric] if metric in rules.metrics else []),
+            *([metric] if metric in measured else []),
             *([f"published {metric}"] if metric in told else []),
         ]
     head += ["n", "seeds", "victims", "flags"]
@@ -132,7 +134,7 @@ def _markdown_table(section: Section, rules: KindRules) -> str:
         cells = [words.rank(row.rank), words.escape(row.name), *settings, row.role, budget]
         for metric in columns:
             found = _estimate(row, metric)
-            cells += [words.with_spread(found)] if metric in rules.metrics else []
+            cells += [words.with_spread(found)] if metric in measured else []
             cells += (
                 [words.published(p for p in row.published if p.metric == metric)] if metric in told else []
             )

@@ -24,7 +24,8 @@ class Ranking(BaseModel):
 
 
 class Frontier(BaseModel):
-    """Two metrics of which more is better for the defender: what it costs (x) and what it keeps (y).
+    """What a defence costs (x) against what it keeps (y); of both more is better for the defender, but of those
+    in `lower`, fractions, less.
 
     without: settings of attacks for which these metrics say nothing, such as a strategy that asks for no value.
     """
@@ -34,6 +35,7 @@ class Frontier(BaseModel):
     x: str
     y: str
     without: tuple[str, ...] = ()
+    lower: tuple[str, ...] = ()
 
 
 class KindRules(BaseModel):
@@ -61,6 +63,8 @@ class KindRules(BaseModel):
                 raise ValueError(f"'{path}' is no part of a cell; expected task..., attack... or defenses")
         if self.frontier and len(set(pair)) != 2:
             raise ValueError(f"frontier: expected two metrics, got '{self.frontier.x}' twice")
+        if self.frontier and not set(self.frontier.lower) <= set(pair):
+            raise ValueError(f"frontier: lower: expected some of {', '.join(pair)}, got {', '.join(self.frontier.lower)}")
         if self.frontier and "defenses" not in self.table:
             raise ValueError("a frontier compares defences: expected 'defenses' in table")
         if self.budget in self.table:
@@ -72,6 +76,12 @@ class KindRules(BaseModel):
 
 
 Rules: TypeAlias = Mapping[str, KindRules]
+
+
+def board_of(threat: str, target: str, rules: Rules) -> str:
+    """The board that a record belongs to: its threat kind's, or that of its threat and target where there is one."""
+    own = f"{threat}-{target}"
+    return own if own in rules else threat
 
 
 def load_rules(path: Path = PATH) -> Rules:

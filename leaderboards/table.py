@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from leaderboards.render import show, to_csv, to_markdown
-from leaderboards.rules import Rules, load_rules
+from leaderboards.rules import Rules, board_of, load_rules
 from redteam.errors import ConfigError, RecordError
 from redteam.files import write_text
 from redteam.record import Record, parse
@@ -79,7 +79,7 @@ def _files(records: Iterable[Record], rules: Rules) -> dict[str, str]:
     """Board texts by file name."""
     kinds: dict[str, list[Record]] = defaultdict(list)
     for record in records:
-        kinds[record.cell.threat].append(record)
+        kinds[board_of(record.cell.threat, record.cell.task.target, rules)].append(record)
     out: dict[str, str] = {}
     for kind in sorted(kinds):
         markdown, table = to_markdown(kinds[kind], rules), to_csv(kinds[kind], rules)

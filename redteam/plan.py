@@ -69,7 +69,7 @@ def plan(request: Request, source: DataSource, device: Device) -> list[Job]:
     """
     spec = registry.get("attack", request.attack)
     preset = preset_of(spec, request.preset)
-    defenses = [_defense(spec, name, values) for name, values in request.defenses]
+    _check_defenses(spec, request.defenses)
     configs = [
         build(spec.config, v, base=preset.config, where=spec.name) for v in variants(spec, request.values)
     ]
@@ -79,7 +79,7 @@ def plan(request: Request, source: DataSource, device: Device) -> list[Job]:
     target = kind.make(
         dataset, kind.configure(dataset, preset.target, request.target), Context(device, SeedPath(0))
     )
-    if request.adaptive and not defenses:
+    if request.adaptive and not request.defenses:
         raise ConfigError("--adaptive: expected at least one --defense for the attack to adapt to")
     specs = [(spec, _resolved(spec, config, target)) for config in configs]
     for control in _controls(spec, request.controls):
@@ -87,7 +87,11 @@ def plan(request: Request, source: DataSource, device: Device) -> list[Job]:
         specs.append((control, _resolved(control, build(control.config, shared), target)))
     task = _task(dataset, target, kind)
     jobs = []
+    told = _telling(specs)
     for (one, settings), seed in itertools.product(specs, request.seeds):
+        defenses = [
+            _defense(name, values, {**told, **_known(to_json(settings))}, target) for name, values in request.defenses
+        ]
         blind = defenses and not (request.adaptive or one.adaptive)
         cell = Cell(
             threat=one.threat.kind if one.threat else "", knowledge="oblivious" if blind else "adaptive",
@@ -138,18 +142,43 @@ def _plugin(spec: Spec, config: Any, kind: Kind) -> Plugin:
     return Plugin(name=spec.name, version=spec.version, config=settings, digest=digest)
 
 
-def _defense(attack: Spec, name: str, values: Mapping[str, Any]) -> DefensePlugin:
+def _telling(specs: Sequence[tuple[Spec, Any]]) -> dict[str, Any]:
+    """What defences are told beside a control that has no budget of its own: the budget of the attack it is for."""
+    return _known(to_json(specs[0][1]))
+
+
+def _known(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """An attack's settings but for a budget of zero, which tells nobody anything."""
+    return {k: v for k, v in settings.items() if k != "budget" or v != 0}
+
+
+def _check_defenses(attack: Spec, defenses: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
+    """Refuse a defence that is for other attacks.
+
+    Raises:
+        UnknownNameError, ThreatMismatchError: see above.
+    """
+    for name, _ in defenses:
+        spec = registry.get("defense", name)
+        if not spec.fits(attack.threat):
+            sides = [
+                f"{s.threat.kind} of a {' or '.join((s.threat.target, *s.also))}" if s.threat else "nothing"
+                for s in (spec, attack)
+            ]
+            raise ThreatMismatchError(
+                f"the defence '{name}' is for {sides[0]}, the attack '{attack.name}' is {sides[1]}; "
+                "see `redteam list` for what goes together"
+            )
+
+
+def _defense(name: str, values: Mapping[str, Any], attack: Mapping[str, Any], target: Any) -> DefensePlugin:
+    """A defence as the cell holds it, with what it is told of the attack."""
     spec = registry.get("defense", name)
-    fits = spec.threat is not None and attack.threat is not None
-    if not fits or spec.threat.kind != attack.threat.kind or spec.threat.target != attack.threat.target:  # type: ignore[union-attr]
-        kinds = [s.threat.kind if s.threat else "nothing" for s in (spec, attack)]
-        raise ThreatMismatchError(
-            f"the defence '{name}' is for {kinds[0]}, the attack '{attack.name}' is {kinds[1]}; "
-            "see `redteam list` for what goes together"
-        )
     settings = dict(values)
     preset = preset_of(spec, str(settings.pop("preset", "default")))
     config = build(spec.config, settings, base=preset.config, where=name)
+    if spec.told is not None:
+        config = spec.told(config, attack, target)
     told = spec.oracle(config) if callable(spec.oracle) else spec.oracle
     return DefensePlugin(name=name, version=spec.version, config=to_json(config), oracle=told)
 

@@ -61,14 +61,32 @@ class Told:
 T = TypeVar("T", bound=Told)
 
 
+# What is assumed beside a control that changes nothing: the share that `budget` and `fraction` default to.
+_USUAL_ROWS = 0.02
+_USUAL_CLIENTS = 0.25
+
+
 def told(config: T, attack: Mapping[str, Any], target: Any) -> T:
-    """The config with what the cell's attack tells: `Spec.told`. The no-attack control tells a usual budget."""
+    """The config with what the cell's attack tells: `Spec.told`. A control that changes nothing tells a usual budget.
+
+    Raises:
+        ConfigError: no such label, or more poisons than there are rows or clients.
+    """
     changes: dict[str, Any] = {}
-    if config.poisons is None and (budget := attack.get("budget")) is not None:
-        changes["poisons"] = int(budget)
+    total = target.config.clients if target.kind == "federation" else len(target.train)
+    if config.poisons is None:
+        usual = attack.get("fraction", _USUAL_CLIENTS) if target.kind == "federation" else _USUAL_ROWS
+        changes["poisons"] = int(attack.get("budget") or max(1, round(usual * total)))
     if config.labels == "known" and config.label is None and isinstance(attack.get("target_class"), int):
         changes["label"] = attack["target_class"]
-    return replace(config, **changes)
+    config = replace(config, **changes)
+    config.chosen(len(target.train.classes))
+    if config.assumed() > total:
+        raise ConfigError(
+            f"poisons: expected at most the {total} {'clients' if target.kind == 'federation' else 'training rows'}, "
+            f"got {config.poisons} times factor {config.factor:g}"
+        )
+    return config
 
 
 def oracle(config: Told) -> tuple[str, ...]:
@@ -76,3 +94,8 @@ def oracle(config: Told) -> tuple[str, ...]:
     wrong = "" if config.factor == 1 else f", times {config.factor:g}"
     label = ("target label",) if config.labels == "known" else ()
     return (f"number of poisons{wrong}", *label)
+
+
+def per_round(config: Told, clients: int, sampled: int) -> int:
+    """Clients to leave out of a round of `sampled`, where `poisons` counts malicious ones among all `clients`."""
+    return min(sampled, round(config.flagged * config.assumed() * sampled / clients))

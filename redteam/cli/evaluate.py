@@ -15,24 +15,28 @@ from redteam.errors import ConfigError, ThreatMismatchError, nearest
 from redteam.types import Spec
 
 
-def fitting_attacks(defense: Spec) -> list[str]:
-    """Every attack and control of the defence's threat kind and target.
+def fitting_attacks(defense: Spec, target: str | None = None) -> list[str]:
+    """Every attack and control of the defence's threat kind, on its own kind of target or on another it fits.
 
     Raises:
-        ThreatMismatchError: none is registered.
+        ThreatMismatchError: none is registered, or the defence does not fit that target.
     """
+    wanted = target or (defense.threat.target if defense.threat else None)
     found = []
     for name in registry.names("attack"):
         threat = registry.get("attack", name).threat
-        if (
-            threat
-            and defense.threat
-            and (threat.kind, threat.target) == (defense.threat.kind, defense.threat.target)
-        ):
+        if defense.fits(threat) and threat and threat.target == wanted:
             found.append(name)
     if not found:
-        raise ThreatMismatchError(f"no registered attack fits the defence '{defense.name}'")
+        at = f" on a {target}" if target else ""
+        raise ThreatMismatchError(f"no registered attack fits the defence '{defense.name}'{at}")
     return found
+
+
+def fitting_baselines(defense: Spec, attacks: Sequence[str]) -> list[str]:
+    """Its baselines that fit the attacks."""
+    threat = registry.get("attack", attacks[0]).threat
+    return [name for name in defense.baselines if registry.get("defense", name).fits(threat)]
 
 
 def _known(attack: str, values: dict[str, Any]) -> dict[str, Any]:
@@ -57,13 +61,16 @@ def _check_known(attacks: Sequence[str], values: dict[str, Any]) -> None:
 @click.command()
 @click.argument("name", metavar="DEFENSE[:K=V,...]")
 @click.option("--dataset", default=None, help="data set; see `redteam list`")
+@click.option("--target-kind", default=None, metavar="KIND",
+              help="trainable, federation, ...: for a defence that fits several  [default: its own]")  # fmt: skip
 @click.option("--preset", default="default", show_default=True, help="preset of every attack")
 @click.option("--adaptive", is_flag=True, help="let the attacks see the defended target")
 @click.option("-o", "pairs", multiple=True, metavar="KEY=VALUE",
               help="target.KEY for the target's knobs; any other for attacks that have it")  # fmt: skip
 def evaluate(
-    name: str, dataset: str | None, preset: str, adaptive: bool, pairs: tuple[str, ...], **params: Any
-) -> int:
+    name: str, dataset: str | None, target_kind: str | None, preset: str, adaptive: bool, pairs: tuple[str, ...],
+    **params: Any,
+) -> int:  # fmt: skip
     """Run DEFENSE against every attack of its kind, with and without it, and beside the baselines it must beat.
 
     A defence with variants (see its card) runs in each of them, unless its settings choose one.
@@ -74,7 +81,7 @@ def evaluate(
     ((defence, settings),) = parse_defenses([name])
     spec = registry.get("defense", defence)
     attack_values, target = layered({"config_file": None, "pairs": pairs})
-    attacks = fitting_attacks(spec)
+    attacks = fitting_attacks(spec, target_kind)
     _check_known(attacks, attack_values)
     seeds = range(params["seed"], params["seed"] + params["seeds"])
     requests = [
@@ -82,7 +89,7 @@ def evaluate(
             attack=attack, preset=preset, dataset=dataset, defenses=behind, seeds=seeds, controls="none",
             adaptive=adaptive and bool(behind), values=_known(attack, attack_values), target=target,
         )
-        for behind in ((), *(((b, {}),) for b in spec.baselines), *(((defence, s),) for s in variants(spec, settings)))
+        for behind in ((), *(((b, {}),) for b in fitting_baselines(spec, attacks)), *(((defence, s),) for s in variants(spec, settings)))
         for attack in attacks
     ]  # fmt: skip
     return execute(requests, params)

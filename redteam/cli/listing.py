@@ -53,7 +53,7 @@ def show(name: str) -> None:
     click.echo(f"\nKind: {spec.kind}, role {spec.role}, version {spec.version}. Source key: {spec.source}.")
     if spec.threat:
         t = spec.threat
-        click.echo(f"Threat: {t.kind}. Target: {t.target}.")
+        click.echo(f"Threat: {t.kind}. Target: {' or '.join((t.target, *spec.also))}.")
         click.echo(f"  may touch: {', '.join(t.access)}\n  budget: {t.budget}")
         click.echo(f"  knows: {', '.join(t.knowledge)}\n  wants: {t.goal}")
     if spec.controls:

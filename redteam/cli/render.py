@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import shutil
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -23,7 +24,8 @@ class Layout:
     """How records of one threat kind are tabled. columns: four numbers with intervals fit a line. goal: what
     of the attack's config all rows share. budget: the knob shown beside each attack. base: (label, metric)
     of a line below the table. shown: knobs of the attack that stand behind its name. together: whether all
-    defences share one table, in a column of their own."""
+    defences share one table, in a column of their own, headed `behind`. defended: the columns of a table
+    with defences in it, where those are others."""
 
     columns: tuple[str, ...]
     goal: tuple[str, ...] = ()
@@ -31,13 +33,22 @@ class Layout:
     base: tuple[str, str] | None = None
     shown: tuple[str, ...] = ()
     together: bool = False
+    behind: str = "behind"
+    defended: tuple[str, ...] = ()
 
 
+_GOAL = ("trigger", "trigger_strength", "trigger_cycles", "source", "target_class")
+# By threat kind; where the target has a layout of its own, by kind and target.
 LAYOUTS = {
     "poisoning": Layout(
-        ("cta", "pta", "trigger_lift", "cta_drop"),
-        ("trigger", "trigger_strength", "trigger_cycles", "source", "target_class"),
-        base=("clean model's base rate of pta", "base_pta"),
+        ("cta", "pta", "trigger_lift", "cta_drop"), _GOAL, shown=("strategy",), together=True,
+        base=("clean model's base rate of pta", "base_pta"), behind="victim behind",
+        defended=("cta", "pta", "trigger_lift", "filter_tpr"),
+    ),
+    "poisoning/federation": Layout(
+        ("cta", "asr", "asr_mean", "cta_drop"), _GOAL, shown=("strategy",), together=True,
+        base=("clean federation's base rate of pta", "base_pta"), behind="server behind",
+        defended=("cta", "asr", "asr_mean", "filter_tpr"),
     ),
     "strings": Layout(
         ("success", "success_found", "initial_success", "search_lift"), budget="max_queries",
@@ -47,10 +58,11 @@ LAYOUTS = {
         ("evasion", "base_evasion", "random_evasion", "evasion_lift"), budget="max_queries",
     ),
     "agent-privacy": Layout(
-        ("privacy", "utility", "leaks"), budget="turns", shown=("strategy",), together=True,
+        ("privacy", "utility", "leaks"), budget="turns", shown=("strategy",), together=True, behind="agent behind",
     ),
 }  # fmt: skip
 OTHER = Layout(())
+_NOTHING = "nothing"
 # Settings of a defence that are shown even where they are its defaults.
 _TELLING = ("minimiser",)
 
@@ -58,7 +70,8 @@ _TELLING = ("minimiser",)
 def layout_of(r: Record) -> Layout:
     """The layout of a record's threat kind; of a kind that is not known here, its first four metrics."""
     first = tuple(m.name for m in r.metrics if m.group is None)[:4]
-    return LAYOUTS.get(r.cell.threat, replace(OTHER, columns=first))
+    own = LAYOUTS.get(f"{r.cell.threat}/{r.cell.task.target}")
+    return own or LAYOUTS.get(r.cell.threat, replace(OTHER, columns=first))
 
 
 def number(e: Estimate | None) -> str:
@@ -117,6 +130,8 @@ def _table(records: Sequence[Record]) -> Table:
     rows: dict[tuple[str, str, str], list[Record]] = defaultdict(list)
     layout = layout_of(next((r for r in records if r.status == "ok"), records[0]))
     behind = list(dict.fromkeys(_behind(r) for r in records)) if layout.together else [""]
+    column = layout.together and behind != [_NOTHING]
+    columns = layout.defended if column and layout.defended else layout.columns
 
     def place(r: Record) -> int:
         return behind.index(_behind(r)) if layout.together else 0
@@ -124,20 +139,20 @@ def _table(records: Sequence[Record]) -> Table:
     for r in sorted(records, key=lambda r: (place(r), r.role != "attack")):
         rows[behind[place(r)], r.role, r.cell.attack.digest].append(r)
     table = Table(title=_title(records[0], layout), pad_edge=False)
-    if layout.together:
-        table.add_column("agent behind")
+    if column:
+        table.add_column(layout.behind)
     table.add_column("attack\n(role)", min_width=20)
-    for column in (layout.budget, *layout.columns, "seeds"):
-        table.add_column(column, no_wrap=True, justify="right")
+    for title in (layout.budget, *columns, "seeds"):
+        table.add_column(title, no_wrap=True, justify="right")
     last = None
     for (defence, role, _), group in rows.items():
         attack, good = group[0].cell.attack, [r for r in group if r.status == "ok"]
-        cells = [number(pooled(good, c)) for c in layout.columns] if good else ["-"] * len(layout.columns)
+        cells = [number(pooled(good, c)) for c in columns] if good else ["-"] * len(columns)
         budget = str(attack.config.get(layout.budget, "-"))
-        if layout.together and last not in (None, defence):
+        if column and last not in (None, defence):
             table.add_section()
         named = f"{_named(attack, layout)}\n({role})"
-        table.add_row(*([defence] if layout.together else []), named, budget, *cells, str(len(good)))
+        table.add_row(*([defence] if column else []), named, budget, *cells, str(len(good)))
         last = defence
     return table
 
@@ -148,14 +163,21 @@ def _named(attack: Plugin, layout: Layout) -> str:
 
 def _behind(record: Record) -> str:
     """The defences, each with those of its settings that differ from its defaults, and who knew of them."""
-    found = " + ".join(_with_settings(d) for d in record.cell.defenses)
-    return f"{found}, {record.cell.knowledge}" if found else "nothing"
+    attack = record.cell.attack.config
+    told = {"poisons": attack.get("budget"), "label": attack.get("target_class")}
+    if told["poisons"] == 0:
+        told = {key: None for key in told}
+    found = " + ".join(_with_settings(d, told) for d in record.cell.defenses)
+    return f"{found}, {record.cell.knowledge}" if found else _NOTHING
 
 
-def _with_settings(defence: DefensePlugin) -> str:
+def _with_settings(defence: DefensePlugin, attack: Mapping[str, Any]) -> str:
+    """The defence with its unusual settings. attack: what it was told of it, which goes without saying."""
     if defence.name not in registry.names("defense"):
         return defence.name
     usual = to_json(registry.get("defense", defence.name).presets["default"].config)
+    if defence.oracle:
+        usual |= {k: defence.config[k] if v is None else v for k, v in attack.items() if k in defence.config}
     told = [str(v) for k, v in defence.config.items() if k in _TELLING]
     told += [f"{k}={v}" for k, v in defence.config.items() if usual.get(k) != v and k not in _TELLING]
     return f"{defence.name} ({', '.join(told)})" if told else defence.name

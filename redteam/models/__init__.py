@@ -19,6 +19,8 @@ NAMES: dict[str, str] = {
     "vgg19-bn": "VGG-19 with batch normalisation, 32-pixel head",
     "vit": "small vision transformer: patch 4, 6 blocks of width 192, 3 heads",
     "cnn": "three convolutions with batch normalisation, one linear layer",
+    "mlp": "images averaged down to 14 pixels a side, 64 hidden units: for federations on a CPU",
+    "convnet": "two convolutions, a max-pool and 128 hidden units; no batch normalisation, no dropout",
 }
 
 
@@ -46,4 +48,8 @@ def build(name: str, *, classes: int, shape: tuple[int, int, int], seeds: SeedPa
             return convnets.vgg19_bn(channels=channels, classes=classes)
         if name == "vit":
             return vit.VisionTransformer(height, width, channels=channels, classes=classes)
+        if name == "mlp":
+            return convnets.Mlp(height, width, channels=channels, classes=classes)
+        if name == "convnet":
+            return convnets.convnet(height, width, channels=channels, classes=classes)
         return convnets.small_cnn(channels=channels, classes=classes)

@@ -1,6 +1,8 @@
-"""Post-activation ResNet-18, VGG-19-bn and a small CNN, sized for images of 8 to 64 pixels."""
+"""Post-activation ResNet-18, VGG-19-bn, small CNNs and an MLP, sized for images of 8 to 64 pixels."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 import torch.nn.functional as F
@@ -86,3 +88,42 @@ def small_cnn(*, channels: int, classes: int) -> nn.Module:
     for inputs, outputs, stride in ((channels, 32, 1), (32, 64, 2), (64, 128, 2)):
         layers += [nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(128, classes))
+
+
+class Mlp(nn.Module):
+    """Images averaged down by a whole factor to at most 14 pixels a side, one hidden layer of 64, ReLU, a head.
+
+    13,258 parameters at 14x14x1 and 10 classes.
+    """
+
+    SIDE, WIDTH = 14, 64
+
+    def __init__(self, height: int, width: int, *, channels: int, classes: int) -> None:
+        super().__init__()
+        self.factor = math.ceil(max(height, width) / self.SIDE)
+        pixels = math.ceil(height / self.factor) * math.ceil(width / self.factor)
+        self.hidden = nn.Linear(channels * pixels, self.WIDTH)
+        self.head = nn.Linear(self.WIDTH, classes)
+
+    def inputs(self, x: torch.Tensor) -> torch.Tensor:
+        """What the hidden layer sees: (N, channels, H, W) to (N, D). Windows at the edge average what they hold."""
+        if self.factor > 1:
+            x = F.avg_pool2d(x, self.factor, ceil_mode=True)
+        return x.flatten(1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x: (N, channels, H, W) normalised. Returns (N, classes) logits."""
+        logits: torch.Tensor = self.head(F.relu(self.hidden(self.inputs(x))))
+        return logits
+
+
+def convnet(height: int, width: int, *, channels: int, classes: int) -> nn.Module:
+    """conv32-conv64-pool-128-head, 3x3 kernels without padding.
+
+    Source: the CNN of [wang2022shadow]'s released code, without its dropout; 1,199,882 parameters at 28x28x1.
+    """
+    pixels = ((height - 4) // 2) * ((width - 4) // 2)
+    return nn.Sequential(
+        nn.Conv2d(channels, 32, 3), nn.ReLU(), nn.Conv2d(32, 64, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
+        nn.Linear(64 * pixels, 128), nn.ReLU(), nn.Linear(128, classes),
+    )  # fmt: skip

@@ -16,6 +16,8 @@ from redteam import triggers
 from redteam.artifacts import Poison
 from redteam.context import Context
 from redteam.errors import ArtifactError, BudgetExceededError
+from redteam.filtering import FilteredClassifier
+from redteam.metrics.filtering import filter_groups, filter_metrics, retrain_cost
 from redteam.metrics.poisoning import OUTCOME_COLUMNS, poisoning_metrics
 from redteam.score import Scored
 from redteam.stats import Estimate
@@ -139,7 +141,34 @@ def measure(
         table = {k: v.astype(np.int32) for k, v in zip(OUTCOME_COLUMNS, columns, strict=True)}
         tables.append(pd.DataFrame(table))
     evidence = {"outcomes": pd.concat(tables, ignore_index=True), "flips": flips}
+    if any(isinstance(model, FilteredClassifier) for model in fitted):
+        evidence |= _verdicts(fitted, references, poisoned, flips["index"].to_numpy())
     return rescore(artifact, evidence)
+
+
+def _verdicts(
+    fitted: Sequence[Classifier], references: Sequence[Classifier], poisoned: TrainingSet, changed: np.ndarray
+) -> dict[str, pd.DataFrame]:
+    """What filters made of the training rows, one row for each (victim, row), and what each victim took to train."""
+    labels = poisoned.targets if poisoned.targets.ndim == 1 else poisoned.targets.argmax(1)
+    bad = np.zeros(len(labels), bool)
+    bad[changed] = True
+    tables, costs = [], []
+    for index, (model, reference) in enumerate(zip(fitted, references, strict=True)):
+        if not isinstance(model, FilteredClassifier):
+            continue
+        found = model.verdicts
+        columns = {
+            "victim": np.full(len(bad), index, np.int32), "index": np.arange(len(bad), dtype=np.int32),
+            "given": labels.astype(np.int32), "poisoned": bad, "removed": found.removed,
+            "score": found.scores.astype(np.float32),
+        }  # fmt: skip
+        tables.append(pd.DataFrame(columns))
+        costs.append((index, found.trained, int(getattr(reference, "trained", 0))))
+    return {
+        "filter": pd.concat(tables, ignore_index=True),
+        "costs": pd.DataFrame(costs, columns=["victim", "trained", "base_trained"]),
+    }
 
 
 def rescore(artifact: Poison, evidence: Mapping[str, pd.DataFrame]) -> Scored:
@@ -158,7 +187,12 @@ def rescore(artifact: Poison, evidence: Mapping[str, pd.DataFrame]) -> Scored:
     metrics = poisoning_metrics(outcomes, artifact.source_class, artifact.target_class)
     share = len(flips) / len(artifact.targets)
     metrics["poison_rate"] = Estimate(share, None, None, len(artifact.targets), 1, "exact count")
-    return Scored(metrics, evidence, _flags(metrics, artifact, len(flips)))
+    grouped: dict[tuple[str, str], Estimate] = {}
+    if "filter" in evidence:
+        metrics |= filter_metrics(evidence["filter"], within=("given",))
+        metrics |= retrain_cost(evidence["costs"]) if "costs" in evidence else {}
+        grouped = filter_groups(evidence["filter"], "given")
+    return Scored(metrics, evidence, _flags(metrics, artifact, len(flips)), grouped)
 
 
 def _flags(metrics: Mapping[str, Estimate], artifact: Poison, changed: int) -> tuple[str, ...]:

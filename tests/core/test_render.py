@@ -28,12 +28,25 @@ def make(pta, seed=0, defenses=(), dataset="d", budget=1, role="attack", status=
     )  # fmt: skip
 
 
-def test_defended_and_undefended_cells_are_two_tables(capsys):
+def wall(poisons, oracle=("number of poisons",)):
+    return R.DefensePlugin(
+        name="spectre", version="1", config={"poisons": poisons, "factor": 1.0}, oracle=oracle
+    )
+
+
+def test_defended_and_undefended_cells_share_a_table_and_say_what_stands_before_them(capsys):
     defended = make(0.1, defenses=(R.DefensePlugin(name="wall", version="1", config={}),))
     print_records([make(0.9), defended, make(0.5, dataset="e")], Path("s"))
     out = capsys.readouterr().out
-    assert out.count("m on d") == 2 and out.count("m on e") == 1 and "behind wall" in out
+    assert out.count("m on d") == 1 and out.count("m on e") == 1
+    assert "nothing" in out and "wall, adaptive" in out
     assert all(value in out for value in ("0.900", "0.100", "0.500"))
+
+
+def test_what_a_defence_is_told_goes_without_saying_and_a_wrong_number_does_not(capsys):
+    print_records([make(0.1, budget=7, defenses=(wall(7),)), make(0.2, budget=7, defenses=(wall(9),))], Path("s"))
+    out = " ".join(capsys.readouterr().out.split())
+    assert "poisons=9" in out and "poisons=7" not in out
 
 
 def test_seeds_are_pooled_and_budgets_are_not(capsys):

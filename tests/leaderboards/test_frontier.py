@@ -281,10 +281,23 @@ def test_the_csv_has_the_lines_it_had() -> None:
     assert {f["metric"] for f in found} == {"privacy", "utility"}
 
 
-def test_other_kinds_have_no_such_table() -> None:
-    board = table.to_markdown([*golden_records(), *board_records()], RULES)
+def test_kinds_without_a_frontier_have_no_such_table() -> None:
+    without = {**RULES, "poisoning": RULES["poisoning"].model_copy(update={"frontier": None})}
+    board = table.to_markdown([*golden_records(), *board_records()], without)
     assert "### " not in board.split("# Leaderboard: poisoning")[1]
-    assert all(RULES[kind].frontier is None for kind in RULES if kind != "agent-privacy")
+    assert {k for k in RULES if RULES[k].frontier} == {"agent-privacy", "poisoning", "poisoning-federation"}
+
+
+def test_of_a_metric_in_lower_less_is_better() -> None:
+    rules = RULES["poisoning"]
+    assert rules.frontier is not None and rules.frontier.lower == ("pta",)
+    names = ("weak", "strong", "costly")
+    points = {"weak": (0.9, 0.8), "strong": (0.9, 0.1), "costly": (0.7, 0.1)}
+    kept = [
+        (n, estimate(points[n][0]), frontier._kept(estimate(points[n][1]), "pta", rules.frontier)) for n in names
+    ]
+    assert frontier._kept(estimate(0.3), "cta", rules.frontier) == estimate(0.3)
+    assert [p.split(",")[0].split(":")[0] for p in frontier.places(kept)] == ["no", "yes", "no"]
 
 
 @pytest.mark.parametrize(

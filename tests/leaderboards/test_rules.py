@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from leaderboards.rules import PATH, load_rules
+from leaderboards.rules import PATH, board_of, load_rules
 from redteam.errors import ConfigError
 
 TEXT = PATH.read_text()
@@ -15,7 +15,15 @@ TEXT = PATH.read_text()
 def test_the_shipped_rules_rank_poisoning_by_trigger_lift() -> None:
     rules = load_rules()["poisoning"]
     assert (rules.ranking.metric, rules.ranking.order) == ("trigger_lift", "descending")
-    assert rules.metrics == ("cta", "pta", "trigger_lift", "asr", "ra", "base_pta", "cta_drop")
+    assert rules.metrics[:7] == ("cta", "pta", "trigger_lift", "asr", "ra", "base_pta", "cta_drop")
+    assert {"filter_tpr", "filter_fpr", "filter_auroc", "retrain_cost"} <= set(rules.metrics)
+
+
+def test_a_federation_has_a_board_of_its_own_and_other_targets_that_of_their_threat() -> None:
+    rules = load_rules()
+    assert board_of("poisoning", "federation", rules) == "poisoning-federation"
+    assert board_of("poisoning", "image-classifier", rules) == "poisoning"
+    assert board_of("unheard", "of", rules) == "unheard"
 
 
 @pytest.mark.parametrize(
