@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 XDIST  ?= 2
 
-.PHONY: help demo test test-slow lint check format bench board schema clean
+.PHONY: help demo test test-slow test-flower lint check format bench board schema clean
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -32,6 +32,9 @@ test: $(VENV)/test.stamp ## install with test extras, run the fast tests
 
 test-slow: $(VENV)/test.stamp ## the tests that take minutes, too
 	$(BIN)/python -m pytest -n $(XDIST) --run-slow
+
+test-flower: ## the Flower adapter in a small real simulation, in a venv of its own (flwr pins an older protobuf)
+	PYTHON=$(PYTHON) sh scripts/test_flower.sh .venv-flower
 
 lint: $(VENV)/dev.stamp ## ruff, mypy, and that the boards follow from the records
 	$(BIN)/ruff check .

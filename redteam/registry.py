@@ -68,10 +68,24 @@ def card(kind: Kind, name: str) -> str:
     entries = _entries(kind)
     if name not in entries:
         raise UnknownNameError(kind, name, entries)
-    found = find_spec(entries[name].module)
-    if found is None or found.origin is None:
-        return ""
-    return ast.get_docstring(ast.parse(Path(found.origin).read_text())) or ""
+    path = _source(entries[name].module)
+    return ast.get_docstring(ast.parse(path.read_text())) or "" if path is not None else ""
+
+
+def _source(module: str) -> Path | None:
+    """The file of a module, found without importing the packages it lies in, which `find_spec` would do."""
+    top, *inner = module.split(".")
+    found = find_spec(top)
+    if found is None:
+        return None
+    if not inner:
+        return Path(found.origin) if found.origin else None
+    for folder in found.submodule_search_locations or ():
+        place = Path(folder, *inner)
+        for path in (place / "__init__.py", place.with_suffix(".py")):
+            if path.is_file():
+                return path
+    return None
 
 
 def summary(kind: Kind, name: str) -> str:

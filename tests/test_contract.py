@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from redteam import registry
+from redteam import federated, registry
 from redteam.agents import target as agents
 from redteam.artifacts import load
 from redteam.config import build, knobs, to_json
@@ -18,6 +18,7 @@ from redteam.data.agents import load_agents
 from redteam.device import Device
 from redteam.dialogue import Agent
 from redteam.errors import ConfigError, UnknownNameError
+from redteam.federation import Federation
 from redteam.language import LanguageModel, Sampling, TextDataset
 from redteam.llm import target as language
 from redteam.llm.options import ModelOptions
@@ -37,6 +38,19 @@ POISONING = [
 ]  # fmt: skip
 # What shrinks a plug-in's own work to the size of a test. Plug-ins not named here run as they are.
 SMALL = {"flip": {"experts": 1, "expert_epochs": 1, "passes": 1, "batch_size": 32, "checkpoint_every": 2}}
+SMALL["flip-adaptive"] = SMALL["flip"]
+
+
+def targets_of(spec: Spec) -> set[str]:
+    """The kinds of targets that a plug-in is for."""
+    return {spec.threat.target, *spec.also} if spec.threat else set()
+
+
+def small_federation():
+    """Twelve clients of eight images, six a round, three rounds."""
+    data = stripes_dataset()
+    settings = {"clients": 12, "per_round": 6, "images": 8, "rounds": 3, "batch_size": 4, "snapshot_every": 3}
+    return federated.make(data, federated.configure(data, settings), Context(Device("cpu"), SeedPath(0)))
 
 
 @pytest.mark.parametrize(("kind", "name"), EVERY)
@@ -183,7 +197,9 @@ def test_defences_give_a_target_of_the_same_kind(name, ctx):
         pytest.skip("this contract is for poisoning")
     data = stripes_dataset()
     target = ImageTrainable(data.train, data.facts, replace(small_config(), epochs=1), Device("cpu"))
-    defended = spec.run(target, spec.presets["default"].config, ctx)
+    config = spec.presets["default"].config
+    config = spec.told(config, {"budget": 6, "target_class": 1}, target) if spec.told else config
+    defended = spec.run(target, config, ctx)
     assert isinstance(defended, Trainable) and defended.kind == target.kind
     assert defended.fingerprint() != target.fingerprint()
 
@@ -268,4 +284,23 @@ def test_variants_and_baselines_name_what_is_there():
             build(spec.config, variant, base=spec.presets["default"].config)
         for baseline in spec.baselines:
             other = registry.get("defense", baseline)
-            assert (other.threat.kind, other.threat.target) == (spec.threat.kind, spec.threat.target)
+            assert other.threat.kind == spec.threat.kind
+            assert {other.threat.target, *other.also} & {spec.threat.target, *spec.also}
+
+
+FEDERATED = [n for n in registry.names("defense") if "federation" in targets_of(registry.get("defense", n))]
+
+
+@pytest.mark.parametrize("name", FEDERATED)
+def test_defences_of_federations_give_one_that_says_it_is_defended(name, ctx):
+    spec, target = registry.get("defense", name), small_federation()
+    config = spec.presets["default"].config
+    config = spec.told(config, {"budget": 2, "target_class": 1}, target) if spec.told else config
+    defended = spec.run(target, config, ctx)
+    assert isinstance(defended, Federation) and defended.kind == "federation"
+    assert defended.fingerprint() != target.fingerprint()
+    told = spec.oracle(config) if callable(spec.oracle) else spec.oracle
+    assert bool(told) == (spec.told is not None), "what it is told is oracle knowledge"
+    (run,) = defended.fit(None, [0], ctx)
+    assert set(run.clients["round"]) == {0, 1, 2} and run.snapshots[-1].round == 3
+    assert np.isfinite(run.snapshots[-1].model.logits(target.train.images[:4])).all()

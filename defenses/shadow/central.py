@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from defenses._shared.filtering import backbone, given_labels, subset, trained_images
-from defenses._shared.spectre import Fitted, fit_spectre
+from defenses._shared.spectre import fit_spectre, highest
 from defenses.shadow.config import Config
 from redteam.config import to_json
 from redteam.context import Context
@@ -44,11 +44,11 @@ def flag(features: np.ndarray, rows: np.ndarray, config: Config) -> Flagged:
     np.add.at(means, shards, features.astype(np.float64))
     means /= sizes[:, None]
     assumed = config.assumed() / config.shard
-    fitted: Fitted = fit_spectre(means, assumed, ks=None if config.k is None else (config.k,))
-    scores = fitted.score(means)
-    count = min(len(scores), round(config.flagged * assumed))
-    threshold = float(np.sort(scores)[-count]) if count else float("inf")
-    return Flagged(rows, scores[shards], (scores >= threshold)[shards], threshold, fitted.found.suspicion)
+    ks = None if config.k is None else (config.k,)
+    fitted = fit_spectre(means, assumed, ks=ks, flagged=config.flagged)
+    scores = fitted.found.scores
+    removed = highest(scores, round(config.flagged * assumed))
+    return Flagged(rows, scores[shards], removed[shards], fitted.threshold, fitted.found.suspicion)
 
 
 @dataclass(frozen=True)

@@ -80,8 +80,10 @@ class Filter:
         count = min(len(rows), round(share * len(rows)))
         if len(rows) < 2 or count == 0:
             return
-        self.fitted = fit_spectre(rows, malicious * len(rows), ks=None if k is None else (k,))
-        self.threshold = float(np.sort(self.fitted.score(rows))[-count])
+        self.fitted = fit_spectre(
+            rows, malicious * len(rows), ks=None if k is None else (k,), flagged=share / malicious
+        )
+        self.threshold = self.fitted.threshold
 
 
 @dataclass

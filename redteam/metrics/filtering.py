@@ -42,8 +42,10 @@ def filter_metrics(
     """filter_tpr, filter_fpr, filter_precision and filter_auroc of a table; those that are undefined are left out.
 
     Undefined: tpr without bad units, fpr without good ones, precision without bad units or where nothing was
-    removed, auroc without a pair of a bad and a good unit that both have a score. A victim for which one is undefined does not count
-    towards it. within: columns; scores are compared between units that agree in them; None: the given label, where
+    removed, auroc without a pair of a bad and a good unit that both have a score. A victim for which one is undefined
+    does not count towards it.
+
+    within: columns; scores are compared between units that agree in them; None: the given label, where
     the table has a column `given`, since filters score one label at a time.
     clusters: two columns, such as client and round, within either of which errors are correlated.
     """
