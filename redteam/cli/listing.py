@@ -50,7 +50,8 @@ def show(name: str) -> None:
         raise UnknownNameError("plug-in", name, known)
     spec = registry.get(found[0], name)
     click.echo(registry.card(found[0], name))
-    click.echo(f"\nKind: {spec.kind}, role {spec.role}, version {spec.version}. Source key: {spec.source}.")
+    role = f", role {spec.role}" if spec.kind == "attack" or spec.role != "attack" else ""
+    click.echo(f"\nKind: {spec.kind}{role}, version {spec.version}. Source key: {spec.source}.")
     if spec.threat:
         t = spec.threat
         click.echo(f"Threat: {t.kind}. Target: {' or '.join((t.target, *spec.also))}.")

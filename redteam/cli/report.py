@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 def report(run: str, store: Path, out: Path | None, dataset: str | None, **params: Any) -> None:
     """Write one HTML page about RUN (a folder, or the start of an id).
 
-    Of poison: triggered examples, success against budget beside the controls, where the flips fell. Of
+    Of poison: triggered examples, success against budget beside the controls, where the flips fell. Of malicious
+    clients of a federation: success and accuracy over the rounds and behind other defences, who was removed. Of
     adversarial strings: success against queries, every string with its prompt and answer, what failed. Of
     agents: privacy against utility over defences and attacks, what was shared, and every conversation.
     """
@@ -44,6 +45,11 @@ def report(run: str, store: Path, out: Path | None, dataset: str | None, **param
         from redteam.report.agents import render_agents
 
         page = render_agents(folder, siblings)
+    elif record.cell.task.target == "federation":
+        from redteam.report.federation import render_federation
+
+        images = _images(record, dataset, params)
+        page = render_federation(folder, siblings, images.classes if images else None)
     else:
         from redteam.report import render
 
@@ -54,7 +60,7 @@ def report(run: str, store: Path, out: Path | None, dataset: str | None, **param
 
 
 def _images(record: Record, dataset: str | None, params: dict[str, Any]) -> ImageDataset | None:
-    """The images of the run, or None, saying why, where they are not at hand."""
+    """The images of the run, or None, saying why, where they are not at hand. Of a federation for their names alone."""
     from redteam import data
     from redteam.errors import DataError
 
@@ -62,7 +68,7 @@ def _images(record: Record, dataset: str | None, params: dict[str, Any]) -> Imag
     try:
         images = data.load(name, **params)
         if images.digest != record.cell.task.digest:
-            raise DataError(f"'{name}' is not the data this run used; the page will show no images")
+            raise DataError(f"'{name}' is not the data this run used; the page will do without it")
     except DataError as error:
         click.echo(f"Note: {error}", err=True)
         return None

@@ -22,7 +22,7 @@ from redteam.metrics.filtering import filter_metrics, over_victims, removed_by_w
 from redteam.record import Record
 from redteam.report.agent_series import UNDEFENDED, _differing, short
 from redteam.report.curve import of_metric
-from redteam.stats import Estimate, across_cells, rate
+from redteam.stats import CONFIDENCE, Estimate, across_cells, rate
 
 # What says how many clients are malicious; runs that differ in these alone are the same attack.
 _SIZE = ("fraction", "budget")
@@ -212,9 +212,9 @@ def _over_rounds(records: Sequence[Record], name: str) -> tuple[tuple[int, Estim
     at: dict[int, list[Estimate]] = defaultdict(list)
     for r in records:
         for m in r.metrics:
-            match = _GROUP.fullmatch(m.group or "")
-            if m.name == name and match and (e := of_metric(r, name, m.group)) is not None:
-                at[int(match[1])].append(e)
+            if m.name == name and (match := _GROUP.fullmatch(m.group or "")):
+                confidence = m.confidence or CONFIDENCE
+                at[int(match[1])].append(Estimate(m.value, m.low, m.high, m.n, m.seeds, m.method, confidence))
     return tuple((number, across_cells(at[number])) for number in sorted(at))
 
 

@@ -1,0 +1,215 @@
+"""Definitions and sentences about malicious clients of a federation. Pure text, escaped by the template."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from redteam.artifacts import Clients
+from redteam.record import Metric, Record
+from redteam.report import federation_series as series
+from redteam.report import words
+from redteam.report.federation_series import Line, Point
+from redteam.report.words import count, fraction, with_interval
+from redteam.stats import Estimate
+
+HEADLINE = (
+    "asr", "asr_max", "base_pta", "trigger_lift", "cta", "cta_drop", "filter_tpr", "filter_fpr",
+)  # fmt: skip
+DEFINITIONS = {
+    **words.DEFINITIONS,
+    "cta": "share of the plain test images that the final models give their true class",
+    "base_cta": "cta of the references: undefended federations of honest clients from the same seeds",
+    "base_pta": "pta of the references: the rate at which the trigger works with no attack",
+    "asr_mean": "mean of asr over all snapshots, the images as they look in each one's last round",
+    "asr_max": "largest asr of any snapshot: the backdoor at its strongest",
+    "cta_mean": "mean of cta over all snapshots, the images as they look in each one's last round",
+    "malicious_rate": "share of the appearances of clients in rounds that acted against the goal of the training",
+    "rejected_rate": "share of the appearances whose update was not finite and was rejected before any rule",
+    "filter_tpr": "share of the malicious appearances that were removed, in rounds with a filter at work",
+    "filter_fpr": "share of the honest appearances that were removed, in rounds with a filter at work",
+    "filter_precision": "share of the removed appearances that were malicious",
+    "filter_auroc": "share of the pairs of a malicious and an honest client of one round that the score orders rightly",
+    "retrain_cost": "images put through training steps, over those of the undefended reference",
+}
+NOTES = {
+    "launch": "the backbone has converged on the label; clients are pooled for its shadow",
+    "unsuspected": "the label is not among the most suspicious; it is watched no longer",
+    "threshold": "the filter of a shadow is set; the score from which a client is left out",
+    "stop": "the label's shadow has converged and answers from now on",
+    "relaunch": "accuracy on current data has fallen; the label waits for a new shadow",
+    "rejected": "updates that were not finite",
+    "nothing-kept": "no client was left; the model stayed as it was",
+    "clip-norm": "longest update that passes unshortened (L2)",
+    "noise-sd": "standard deviation of the noise on each coordinate",
+    "passes": "passes until the geometric median was found",
+}
+LABELLED = ("launch", "unsuspected", "stop", "relaunch")
+
+
+def summary(
+    record: Record, artifact: Clients, lines: Sequence[Line], points: Sequence[Point],
+    controls: Sequence[Record], classes: Sequence[str] | None,
+) -> list[str]:  # fmt: skip
+    """What was attacked and what came out, one paragraph an idea."""
+    own = next((line for line in lines if line.own), None)
+    parts = [
+        _what(record, artifact), _clients(record, artifact, classes), _outcome(record, artifact, classes),
+        _over_rounds(record, own), _price(record), _filter(record), _beside(record, points, controls),
+    ]  # fmt: skip
+    return [p for p in parts if p]
+
+
+def source_name(artifact: Clients, classes: Sequence[str] | None) -> str:
+    """The images the trigger is to turn."""
+    if artifact.source_class < 0:
+        return "every class but the target's"
+    return words.class_name(artifact.source_class, classes)
+
+
+def _what(record: Record, artifact: Clients) -> str:
+    cell, config = record.cell, record.cell.task.config
+    cta = record.metric("cta")
+    runs = count(cta.seeds, "federation") if cta else "the federations"
+    behind = " without a defence"
+    if cell.defenses:
+        knew = "knew of it" if cell.knowledge == "adaptive" else "did not know of it"
+        behind = f" behind {series.behind(record)} (the attack {knew})"
+    drift = {
+        "rotation": "; all images are turned by {drift_angle:g} degrees every {drift_every} rounds",
+        "labels": "; every client's mix of classes is drawn anew every {drift_every} rounds",
+    }.get(config.get("drift", "static"), "")
+    split = f"{config['split']} split" + (
+        f" ({config['concentration']:g})" if config["split"] == "dirichlet" else ""
+    )
+    return (
+        f"{cell.attack.name} held {len(artifact.ids)} of {config['clients']} clients "
+        f"({fraction(len(artifact.ids) / config['clients'], 4)}). The server trained {runs} of the architecture "
+        f"{cell.task.model} on {cell.task.dataset}{behind}: {config['rounds']} rounds of {config['per_round']} clients "
+        f"with {config['images']} images each, {split}{drift.format(**config)}. As many references, from the same "
+        "seeds, have honest clients alone and no defence."
+    )
+
+
+def _clients(record: Record, artifact: Clients, classes: Sequence[str] | None) -> str:
+    if not len(artifact.ids):
+        return "There was no malicious client."
+    presence = (
+        "the same share of every round is malicious" if artifact.presence == "fixed" else "clients are sampled blindly"
+    )  # fmt: skip
+    acted = record.metric("malicious_rate")
+    rate = f", and {fraction(acted.value)} of all appearances in rounds acted maliciously" if acted else ""
+    does = series.conduct(artifact.conduct)
+    act = f"They act by {does}" if does else "Beyond their data they act like honest ones"
+    each = artifact.stamped.sum(1)
+    stamps = (
+        f"stamps the trigger {artifact.trigger['name']} on {fraction(float(each.mean()), 1)} of its "
+        f"{artifact.stamped.shape[1]} images"
+        if each.any()
+        else "stamps no image and changes labels alone"
+    )
+    return (
+        f"A malicious client on average {stamps}. The goal: test images of {source_name(artifact, classes)} that wear "
+        f"the trigger {artifact.trigger['name']} are to be given {words.class_name(artifact.target_class, classes)}. "
+        f"{act}; {presence}{rate}."
+    )
+
+
+def _outcome(record: Record, artifact: Clients, classes: Sequence[str] | None) -> str:
+    pta, lift = record.metric("pta"), record.metric("trigger_lift")
+    if pta is None or lift is None:
+        return "How the trigger did was not measured."
+    text = (
+        f"In the end, test images of {source_name(artifact, classes)} that wear the trigger are given "
+        f"{words.class_name(artifact.target_class, classes)} at a rate of {_full(pta)}; without it, at "
+        f"{fraction(pta.value - lift.value)}. The difference is trigger_lift: {with_interval(lift)}. With no attack, the "
+        f"references give the same triggered images that class at a rate of {with_interval(record.metric('base_pta'))}. "
+    )
+    if lift.low is None or lift.high is None:
+        return text + "trigger_lift has no interval, so it proves nothing by itself."
+    if lift.low > 0:
+        return f"{text}The interval of trigger_lift lies above zero: the trigger has an effect."
+    if lift.high < 0:
+        return f"{text}The interval of trigger_lift lies below zero: the trigger works against the attacker."
+    return text + "The interval of trigger_lift includes zero: this run shows no effect of the trigger."
+
+
+def _full(m: Metric | Estimate | None) -> str:
+    return with_interval(m) + (f" (n {m.n})" if m is not None else "")
+
+
+def _over_rounds(record: Record, own: Line | None) -> str:
+    mean, most = record.metric("asr_mean"), record.metric("asr_max")
+    if own is None or not own.asr or mean is None or most is None:
+        return ""
+    over = [number for number, e in own.asr if e.value > 0.5]
+    when = f"; it is above one half first after {count(over[0], 'round')}" if over else "; it never is above one half"
+    return (
+        f"Over {count(len(own.asr), 'snapshot')}, asr is {with_interval(mean)} in the mean and at most "
+        f"{with_interval(most)}{when}. A model that is used while it trains is exposed to that, whatever the last one does."
+    )
+
+
+def _price(record: Record) -> str:
+    if (cta := record.metric("cta")) is None:
+        return ""
+    cost = record.metric("retrain_cost")
+    trained = f" Training took {fraction(cost.value, 2)} times the images of the reference." if cost else ""
+    return (
+        f"On plain test images the final models are right at a rate of {_full(cta)}; the references at "
+        f"{with_interval(record.metric('base_cta'))}. The price in clean accuracy of attack and defence together is "
+        f"{with_interval(record.metric('cta_drop'))}.{trained}"
+    )
+
+
+def _filter(record: Record) -> str:
+    tpr, fpr, area = (record.metric(f"filter_{name}") for name in ("tpr", "fpr", "auroc"))
+    if tpr is None and fpr is None:
+        return "No client was removed or scored." if record.cell.defenses else ""
+    text = (
+        f"Of the malicious appearances in rounds with a filter at work {_full(tpr)} were removed, and of the honest ones "
+        f"{_full(fpr)}."
+    )
+    if area is not None:
+        text += f" Its score puts a malicious client above an honest one of the same round at a rate of {with_interval(area)}."
+    return text + (_tells(tpr, fpr) if tpr is not None and fpr is not None else "")
+
+
+def _tells(tpr: Metric, fpr: Metric) -> str:
+    if tpr.low is None or tpr.high is None or fpr.low is None or fpr.high is None:
+        return ""
+    if tpr.low > fpr.high:
+        return " It removes malicious clients more often than honest ones."
+    if tpr.high < fpr.low:
+        return " It removes honest clients more often than malicious ones."
+    return " The two intervals meet: this run does not show that it tells them apart better than blind removal."
+
+
+def _beside(record: Record, points: Sequence[Point], controls: Sequence[Record]) -> str:
+    own = "This run is itself a control. " if record.role == "control" else ""
+    found = [
+        f"{p.label}, asr {with_interval(p.numbers['asr'])}, cta {with_interval(p.numbers['cta'])}"
+        for p in points
+        if p.here and not p.line and p.label == series.UNDEFENDED
+    ]
+    found += [
+        f"{c.cell.attack.name} ({series.behind(c)}, seed {c.cell.seed}), asr {with_interval(c.metric('asr'))}, cta "
+        f"{with_interval(c.metric('cta'))}"
+        for c in controls
+    ]
+    if not found:
+        return (
+            f"{own}Neither this attack without a defence nor a control was found beside this run; what there is to "
+            "compare it with is the reference."
+        )
+    return f"{own}For comparison: {'; '.join(found)}."
+
+
+def note_value(name: str, value: float) -> str:
+    """What a note says: `label 4`, or a number."""
+    return f"label {value:g}" if name in LABELLED else f"{value:.4g}"
+
+
+def settings(config: Mapping[str, Any]) -> str:
+    """`norm none, ...`: a defence's config in one line."""
+    return ", ".join(f"{k} {words.plain(v)}" for k, v in sorted(config.items()))
