@@ -9,6 +9,7 @@ Source: [qi2023latent] for covering images (remembered); [gu2017badnets] for the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -27,9 +28,13 @@ from redteam.types import Preset, Spec
 class Config(Backdoor):
     """The goal and the strategy."""
 
-    strategy: Literal["survivors", "cover"] = knob("survivors", "survivors: rehearse; cover: correctly labelled stamps")
+    strategy: Literal["survivors", "cover"] = knob(
+        "survivors", "survivors: rehearse; cover: correctly labelled stamps"
+    )
     rehearsals: int = knob(2, "survivors: how often poison is tried on the defended target", low=1)
-    cover: float = knob(0.5, "cover: share of the budget that is stamped and keeps its label", above=0, high=0.95)
+    cover: float = knob(
+        0.5, "cover: share of the budget that is stamped and keeps its label", above=0, high=0.95
+    )
 
 
 def _poison(target: Any, config: Config, order: np.ndarray, banned: np.ndarray) -> Poison:
@@ -58,6 +63,15 @@ def run(target: Any, config: Config, ctx: Context) -> Poison:
     return found
 
 
+# Filters that look for rows set apart in representation space, which covering is against.
+_APART = ("spectral-signatures", "activation-clustering", "spectre", "shadow")
+
+
+def adaptive(config: Config, defenses: Sequence[str]) -> bool:
+    """Rehearsing adapts to whatever stands there; covering to filters of representations."""
+    return config.strategy == "survivors" or not defenses or any(name in _APART for name in defenses)
+
+
 SPEC = Spec(
     name="badnets-adaptive",
     kind="attack",
@@ -74,5 +88,5 @@ SPEC = Spec(
     ),
     controls=("no-attack", "badnets"),
     variants=({"strategy": "survivors"}, {"strategy": "cover"}),
-    adaptive=True,
+    adaptive=adaptive,
 )

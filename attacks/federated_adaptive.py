@@ -56,8 +56,17 @@ def run(target: Federation, config: Config, ctx: Context) -> Clients:
     return relabelled(target, config, ctx, stamp=True, conduct=conduct)
 
 
+# The filters of what clients report. Against other rules these strategies adapt to nothing.
+_FILTERS = ("shadow", "spectre")
+
+
+def adaptive(config: Config, defenses: Sequence[str]) -> bool:
+    """Whether a filter of reports stands there, or nothing does."""
+    return not defenses or any(name in _FILTERS for name in defenses)
+
+
 SPEC = federated_spec(
-    "federated-adaptive", run, "wang2022shadow", config=Config, adaptive=True,
+    "federated-adaptive", run, "wang2022shadow", config=Config, adaptive=adaptive,
     threat=replace(FEDERATED_UPDATE_THREAT, access=(*FEDERATED_UPDATE_THREAT.access, "reports")),
     variants=({"strategy": "rate"}, {"strategy": "covariance"}, {"strategy": "forged"}),
 )  # fmt: skip

@@ -16,6 +16,7 @@ Deviations: the loss has no term that evades a detector; a server's momentum is 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from attacks._shared.malicious import (
@@ -62,7 +63,12 @@ def run(target: Federation, config: Config, ctx: Context) -> Clients:
     return relabelled(target, config, ctx, stamp=True, conduct=conduct)
 
 
+def adaptive(config: Config, defenses: Sequence[str]) -> bool:
+    """Whether a bound is kept because norms are clipped."""
+    return config.bound is not None and "norm-clip" in defenses
+
+
 SPEC = federated_spec(
     "model-replacement", run, "bagdasaryan2020backdoor", config=Config, resolver=resolve,
-    threat=FEDERATED_UPDATE_THREAT,
+    threat=FEDERATED_UPDATE_THREAT, adaptive=adaptive,
 )  # fmt: skip

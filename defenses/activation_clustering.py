@@ -38,7 +38,9 @@ class Config:
     """Knobs."""
 
     components: int = knob(10, "dimensions before the cut", low=1)
-    size: float = knob(0.35, "the smaller part is left out if it is at most this share of its label", above=0, high=0.5)
+    size: float = knob(
+        0.35, "the smaller part is left out if it is at most this share of its label", above=0, high=0.5
+    )
     silhouette: float = knob(0.10, "and if the cut's mean silhouette is at least this", low=-1, high=1)
     reduction: Literal["pca", "ica"] = knob("pca", "principal or independent components")
     layer: Layer = knob("penultimate", "representation clustered: penultimate or spatial")
@@ -49,7 +51,7 @@ class Config:
 
 @dataclass(frozen=True)
 class Cut:
-    """Two parts of a label's rows. smaller: (n,) bool; distance: (n,) how much nearer its centre than the other's."""
+    """Two parts of a label's rows. smaller: (n,) bool; nearer: (n,) how much nearer its centre than the other's."""
 
     smaller: np.ndarray
     nearer: np.ndarray

@@ -95,7 +95,7 @@ class Flame:
 
 def run(target: Federation, config: Config, ctx: Context) -> Federation:
     """The federation behind the rule."""
-    return target.behind(SPEC.name, to_json(config), lambda setting: Flame(config))
+    return target.behind(f"{SPEC.name} {SPEC.version}", to_json(config), lambda setting: Flame(config))
 
 
 SPEC = Spec(

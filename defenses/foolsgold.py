@@ -79,7 +79,7 @@ class FoolsGold:
 
 def run(target: Federation, config: Config, ctx: Context) -> Federation:
     """The federation behind the rule."""
-    return target.behind(SPEC.name, to_json(config), lambda setting: FoolsGold(config))
+    return target.behind(f"{SPEC.name} {SPEC.version}", to_json(config), lambda setting: FoolsGold(config))
 
 
 SPEC = Spec(

@@ -65,7 +65,7 @@ def run(target: Federation, config: Config, ctx: Context) -> Federation:
     def make(setting: Setting) -> MultiKrum:
         return MultiKrum(config.per_round(clients, setting), config.kept)
 
-    return target.behind(SPEC.name, to_json(config), make)
+    return target.behind(f"{SPEC.name} {SPEC.version}", to_json(config), make)
 
 
 SPEC = Spec(

@@ -55,7 +55,7 @@ class Noise:
 
 def run(target: Federation, config: Config, ctx: Context) -> Federation:
     """The federation behind the rule."""
-    return target.behind(SPEC.name, to_json(config), lambda setting: Noise(config))
+    return target.behind(f"{SPEC.name} {SPEC.version}", to_json(config), lambda setting: Noise(config))
 
 
 SPEC = Spec(

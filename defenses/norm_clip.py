@@ -47,7 +47,9 @@ class NormClip:
 
 def run(target: Federation, config: Config, ctx: Context) -> Federation:
     """The federation behind the rule."""
-    return target.behind(SPEC.name, to_json(config), lambda setting: NormClip(config.norm))
+    return target.behind(
+        f"{SPEC.name} {SPEC.version}", to_json(config), lambda setting: NormClip(config.norm)
+    )
 
 
 SPEC = Spec(

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from defenses._shared.aggregation import present
 from defenses._shared.filtering import FILTER_THREAT, Filtering, Inspect, given_labels
 from defenses._shared.told import Told, oracle, per_round, told
 from redteam.config import to_json
@@ -50,7 +51,7 @@ class _Drawn:
 
     def __call__(self, round: Round) -> Round:
         """Weights with `count` of the clients that still have any set to zero."""
-        there = torch.nonzero(round.weights > 0)[:, 0]
+        there = present(round, SPEC.name)
         order = torch.randperm(len(there), generator=round.generator)[: self.count]
         weights = round.weights.clone()
         weights[there[order.to(there.device)]] = 0
@@ -65,7 +66,7 @@ def run(target: Trainable | Federation, config: Config, ctx: Context) -> Any:
         def make(setting: Setting) -> Rule:
             return _Drawn(per_round(config, settings.clients, setting.per_round))
 
-        return target.behind(SPEC.name, to_json(config), make)
+        return target.behind(f"{SPEC.name} {SPEC.version}", to_json(config), make)
     return Filtering(target, SPEC.name, to_json(config), _inspect(config))
 
 

@@ -56,7 +56,9 @@ class GeometricMedian:
 
 def run(target: Federation, config: Config, ctx: Context) -> Federation:
     """The federation behind the rule."""
-    return target.behind(SPEC.name, to_json(config), lambda setting: GeometricMedian(config))
+    return target.behind(
+        f"{SPEC.name} {SPEC.version}", to_json(config), lambda setting: GeometricMedian(config)
+    )
 
 
 SPEC = Spec(

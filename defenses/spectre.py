@@ -40,6 +40,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from defenses._shared.aggregation import present
 from defenses._shared.by_label import Judged, by_label, most_suspicious
 from defenses._shared.filtering import FILTER_THREAT, Filtering
 from defenses._shared.spectre import highest, spectre
@@ -107,6 +108,7 @@ class Filter:
 
         A client that claims samples of a label and reports a representation that is not finite goes as well.
         """
+        present(round, SPEC.name)
         weights = round.weights.clone()
         there = (weights > 0).cpu().numpy()
         looks = self._updates(round, there) if self.config.space == "update" else self._labels(round, there)
@@ -157,7 +159,7 @@ def run(target: Trainable | Federation, config: Config, ctx: Context) -> Any:
         def make(setting: Setting) -> Rule:
             return Filter(config, clients)
 
-        return target.behind(SPEC.name, to_json(config), make)
+        return target.behind(f"{SPEC.name} {SPEC.version}", to_json(config), make)
     return Filtering(target, SPEC.name, to_json(config), by_label(config, partial(_judge, config)))
 
 

@@ -45,7 +45,7 @@ def run(target: Federation, config: Config, ctx: Context) -> Federation:
     def make(setting: Setting) -> TrimmedMean:
         return TrimmedMean(config.per_round(clients, setting))
 
-    return target.behind(SPEC.name, to_json(config), make)
+    return target.behind(f"{SPEC.name} {SPEC.version}", to_json(config), make)
 
 
 SPEC = Spec(

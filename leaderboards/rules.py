@@ -64,7 +64,9 @@ class KindRules(BaseModel):
         if self.frontier and len(set(pair)) != 2:
             raise ValueError(f"frontier: expected two metrics, got '{self.frontier.x}' twice")
         if self.frontier and not set(self.frontier.lower) <= set(pair):
-            raise ValueError(f"frontier: lower: expected some of {', '.join(pair)}, got {', '.join(self.frontier.lower)}")
+            raise ValueError(
+                f"frontier: lower: expected some of {', '.join(pair)}, got {', '.join(self.frontier.lower)}"
+            )
         if self.frontier and "defenses" not in self.table:
             raise ValueError("a frontier compares defences: expected 'defenses' in table")
         if self.budget in self.table:

@@ -57,7 +57,8 @@ class Round:
     is their weighted mean over the sum of weights (nothing moves if that is zero) unless `mean` is set.
     mean: (P,) the aggregated update, where a rule makes it itself. scores: (K,) float32 suspicion by the
     last filter, higher is more suspicious, NaN where none was given. generator: the server's own stream, on
-    the CPU. removed: (K,) bool, clients that a rule leaves out of a model of its own, whatever their weight. notes: (name, value) pairs for the run's log.
+    the CPU. removed: (K,) bool, clients that a rule leaves out of a model of its own, whatever their weight.
+    notes: (name, value) pairs for the run's log.
     """
 
     index: int
@@ -129,7 +130,8 @@ class FederatedRun:
     snapshots: in order of rounds, the last one the final model. clients: one row for each client of each
     round: `round` (from 0), `client`, `malicious` (it acted against the goal in that round), `weight` (the
     share it got, before server momentum), `removed` (a rule left it out: no weight, or `Round.removed`),
-    `score` (NaN: none), `rejected` (its update was not finite). notes: `round`, `name`, `value`. trained: images put through training steps on all clients.
+    `score` (NaN: none), `rejected` (its update was not finite). notes: `round`, `name`, `value`. trained: images
+    put through training steps on all clients.
     """
 
     snapshots: tuple[Snapshot, ...]
@@ -172,7 +174,10 @@ class Federation(Protocol):
         ...
 
     def behind(self, name: str, settings: Mapping[str, Any], make: MakeRule) -> Federation:
-        """The same federation with one more rule, applied after those it has. name, settings: for its fingerprint."""
+        """The same federation with one more rule, applied after those it has.
+
+        name: with the version of its code, and settings: what its fingerprint says of it.
+        """
         ...
 
     def at(self, images: np.ndarray, round: int) -> np.ndarray:

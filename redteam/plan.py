@@ -87,12 +87,13 @@ def plan(request: Request, source: DataSource, device: Device) -> list[Job]:
         specs.append((control, _resolved(control, build(control.config, shared), target)))
     task = _task(dataset, target, kind)
     jobs = []
-    told = _telling(specs)
+    told = {**_asked(request.values), **_known(to_json(specs[0][1]))}
     for (one, settings), seed in itertools.product(specs, request.seeds):
         defenses = [
-            _defense(name, values, {**told, **_known(to_json(settings))}, target) for name, values in request.defenses
+            _defense(name, values, {**told, **_known(to_json(settings))}, target)
+            for name, values in request.defenses
         ]
-        blind = defenses and not (request.adaptive or one.adaptive)
+        blind = defenses and not (request.adaptive or one.knows(settings, [d.name for d in defenses]))
         cell = Cell(
             threat=one.threat.kind if one.threat else "", knowledge="oblivious" if blind else "adaptive",
             seed=seed, task=task,
@@ -142,9 +143,9 @@ def _plugin(spec: Spec, config: Any, kind: Kind) -> Plugin:
     return Plugin(name=spec.name, version=spec.version, config=settings, digest=digest)
 
 
-def _telling(specs: Sequence[tuple[Spec, Any]]) -> dict[str, Any]:
-    """What defences are told beside a control that has no budget of its own: the budget of the attack it is for."""
-    return _known(to_json(specs[0][1]))
+def _asked(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The budget as the user gave it: what defences are told beside a control that has none of its own."""
+    return {"budget": float(values["budget"])} if values.get("budget") is not None else {}
 
 
 def _known(settings: Mapping[str, Any]) -> dict[str, Any]:

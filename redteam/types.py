@@ -242,7 +242,8 @@ class Spec:
     target (class pairs, counts) before the cell is hashed: `(config, target) -> config`.
     estimate: `(config, target) -> {stage: images trained on}` for --dry-run.
     variants: settings of which each is run where none of their keys is given (of a defence, by `evaluate`).
-    adaptive: an attack that knows the defence by design; it always meets the defended target.
+    adaptive: an attack that knows the defence by design, and meets the defended target in every cell; or a function
+    `(its config, names of the defences)` that says whether it is made for what stands there.
     baselines: of a defence, those that `evaluate` runs beside it. oracle: what a defence is told that a defender
     would not know, or a function of its config that says so. also: further kinds of targets that a defence fits.
     told: fills in what a defence is told of an attack before the cell is hashed:
@@ -264,10 +265,14 @@ class Spec:
     published: tuple[Published, ...] = ()
     oracle: tuple[str, ...] | Callable[[Any], tuple[str, ...]] = ()
     variants: tuple[Mapping[str, Any], ...] = ()
-    adaptive: bool = False
+    adaptive: bool | Callable[[Any, Sequence[str]], bool] = False
     baselines: tuple[str, ...] = ()
     also: tuple[TargetKind, ...] = ()
     told: Callable[[Any, Mapping[str, Any], Any], Any] | None = None
+
+    def knows(self, config: Any, defenses: Sequence[str]) -> bool:
+        """Whether this attack, so configured, is made for these defences."""
+        return self.adaptive(config, defenses) if callable(self.adaptive) else self.adaptive
 
     def fits(self, threat: Threat | None) -> bool:
         """Whether this defence is for targets and attacks of a threat."""

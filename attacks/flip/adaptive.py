@@ -33,7 +33,9 @@ class Config(flip.Config):
     def __post_init__(self) -> None:
         flip.Config.__post_init__(self)
         if self.labels or self.soft_alpha is not None:
-            raise ConfigError("flip-adaptive crafts hard labels itself; give `labels` and `soft_alpha` to flip")
+            raise ConfigError(
+                "flip-adaptive crafts hard labels itself; give `labels` and `soft_alpha` to flip"
+            )
 
 
 def _plain(config: Config) -> flip.Config:
@@ -74,7 +76,9 @@ SPEC = Spec(
     estimate=flip.estimate,
     presets={
         title: Preset(
-            config=Config(**{k: getattr(p.config, k) for k in to_json(p.config)}), target=p.target, dataset=p.dataset
+            config=Config(**{k: getattr(p.config, k) for k in to_json(p.config)}),
+            target=p.target,
+            dataset=p.dataset,
         )
         for title, p in {"default": flip.DEFAULT, "paper": flip.PAPER, "smoke": flip.SMOKE}.items()
     },

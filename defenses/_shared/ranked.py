@@ -27,8 +27,7 @@ def ranked(config: Told, data: TrainingSet, scores: np.ndarray, trained: int, **
     """
     labels, scores = given_labels(data), scores.astype(np.float32)
     if config.labels == "known":
-        (label,) = config.chosen(int(labels.max()) + 1) or ()
-        scores = np.where(labels == label, scores, np.nan).astype(np.float32)
+        scores = np.where(labels == config.label, scores, np.nan).astype(np.float32)
     rows = np.flatnonzero(~np.isnan(scores))
     worst = rows[np.argsort(-scores[rows], kind="stable")[: round(config.flagged * config.assumed())]]
     removed = np.zeros(len(scores), bool)

@@ -21,7 +21,7 @@ from scipy.linalg import expm
 from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
 from defenses._shared.robust_covariance import inverse_root, removable, robust_selection
-from redteam.errors import DataError
+from redteam.errors import DataError, RedteamError
 
 ALPHA = 4.0
 MOST = 100
@@ -154,7 +154,10 @@ def _checked(features: np.ndarray) -> np.ndarray:
     if x.ndim != 2 or not len(x):
         raise DataError(f"SPECTRE: expected features (n, d) of at least one sample, got {x.shape}")
     if not np.isfinite(x).all():
-        raise DataError("SPECTRE: expected finite features; leave out samples that have none")
+        raise RedteamError(
+            "SPECTRE: expected finite features; the classifier may have diverged (lower its learning rate), or "
+            "samples without representations were not left out"
+        )
     return x
 
 

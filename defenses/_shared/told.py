@@ -21,7 +21,9 @@ class Told:
     labels: Literal["known", "suspected", "all"] = knob(
         "known", "labels to look at: known: told the attack's target; suspected: the most suspicious; all"
     )
-    label: int | None = knob(None, "the label to look at; none: told the attack's target, if labels=known", low=0)
+    label: int | None = knob(
+        None, "the label to look at; none: told the attack's target, if labels=known", low=0
+    )
     suspects: int = knob(2, "how many labels are taken for suspected", low=1)
     flagged: float = knob(1.5, "removals for each poison assumed", above=0)
 
@@ -76,7 +78,8 @@ def told(config: T, attack: Mapping[str, Any], target: Any) -> T:
     total = target.config.clients if target.kind == "federation" else len(target.train)
     if config.poisons is None:
         usual = attack.get("fraction", _USUAL_CLIENTS) if target.kind == "federation" else _USUAL_ROWS
-        changes["poisons"] = int(attack.get("budget") or max(1, round(usual * total)))
+        budget = attack.get("budget") or usual
+        changes["poisons"] = max(1, round(budget * total) if budget < 1 else int(budget))
     if config.labels == "known" and config.label is None and isinstance(attack.get("target_class"), int):
         changes["label"] = attack["target_class"]
     config = replace(config, **changes)

@@ -5,22 +5,25 @@ poison it misses adds up over a long training. So the backbone learns from every
 trusted with the target label; a shadow learns from what a robust-covariance filter keeps, for a
 short time, and answers where the backbone says that label.
 
-Method. (1) Train the backbone. (2) Represent each row, or each client by the mean over its rows of
-the label. (3) SPECTRE's core: principal components, robust covariance, whitening by what it selects,
-QUE scores; the threshold is the (1.5 x poisons)-th largest score. (4) Train the shadow on what scores
-below it, false positives left out like any other, and stop when its accuracy on training data of the
-label converges. (5) In a federation the threshold stays fixed until the shadow's accuracy on current
-data falls; then a new one is launched with a new threshold. (6) Where the backbone answers the label,
-the shadow's answer counts. What it is told (poisons, label) is recorded as oracle knowledge.
-Source: [wang2022shadow] as reconstructed in the suite's notes from the paper as remembered and its released code; the filter is
+Method. (1) Train the backbone. (2) Represent each row, or each client by the mean over its rows of the
+label. (3) SPECTRE's core: principal components, robust covariance, whitening by what it selects, QUE
+scores; the threshold is the (1.5 x poisons)-th largest score. (4) Train the shadow on what scores below
+it, false positives left out like any other, and stop when its accuracy on the label's training data
+converges, of those it kept. (5) In a federation the threshold stays fixed until the shadow's accuracy on
+current data falls, or the threshold flags nearly everybody; then a new shadow is launched with a new
+threshold. (6) Where the backbone answers the label, the shadow's answer counts. What it is told
+(poisons, label) is recorded as oracle knowledge.
+Source: [wang2022shadow], reconstructed from the paper as remembered and its released code; the filter is
 [hayase2021spectre].
 
 Deviations: accuracies are averaged over windows of rounds, since each round has other clients; in a
 federation the representation is that of the backbone as it stood at launch, so that a fixed threshold
 means the same from round to round, and several rounds of clients set it; a shadow starts from the
 federation's initial parameters and answers once it has stopped. Clients without a sample of the label
-cannot be scored and are kept. Convergence defaults (0.01, 0.5) suit short runs; the released code has
-0.0005 and 0.98 and judges by test accuracy, which we do not.
+cannot be scored and are kept. A shadow must also reach most of the backbone's accuracy on the label (`reach`),
+or it would stop in the noise of its first rounds; a fall counts beyond two standard errors. Convergence
+defaults suit short runs; the released code has 0.0005 and 0.98 and judges by test accuracy, which we do not.
+Rules before it act on the backbone; whom they leave out stays out of the shadow too.
 Published: no number that could be checked. Measured here: docs/cards/shadow.md.
 """
 
@@ -47,7 +50,7 @@ def run(target: Any, config: Config, ctx: Context) -> Any:
         def make(setting: Setting) -> Rule:
             return ShadowRule(config, setting, config.assumed() / clients)
 
-        return target.behind(SPEC.name, to_json(config), make)
+        return target.behind(f"{SPEC.name} {SPEC.version}", to_json(config), make)
     return Shadowed(target, SPEC.name, config)
 
 

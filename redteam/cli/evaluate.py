@@ -89,7 +89,10 @@ def evaluate(
             attack=attack, preset=preset, dataset=dataset, defenses=behind, seeds=seeds, controls="none",
             adaptive=adaptive and bool(behind), values=_known(attack, attack_values), target=target,
         )
-        for behind in ((), *(((b, {}),) for b in fitting_baselines(spec, attacks)), *(((defence, s),) for s in variants(spec, settings)))
+        for behind in (
+            (), *(((b, {}),) for b in fitting_baselines(spec, attacks)),
+            *(((defence, s),) for s in variants(spec, settings)),
+        )
         for attack in attacks
     ]  # fmt: skip
     return execute(requests, params)

@@ -58,6 +58,8 @@ class _Log:
         removed = after.weights == 0
         if after.removed is not None:
             removed = removed | after.removed
+        # What is rejected for not being finite was no rule's doing.
+        removed = removed & ~rejected.to(removed.device)
         scores = after.scores if after.scores is not None else torch.full_like(after.weights, torch.nan)
         columns = {
             "round": np.full(len(before.clients), before.index), "client": before.clients, "malicious": acting,

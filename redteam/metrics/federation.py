@@ -102,13 +102,21 @@ def of_clients(clients: pd.DataFrame) -> dict[str, Estimate]:
     """Filter metrics over appearances of clients, malicious_rate and rejected_rate.
 
     An appearance counts as removed if a rule says that it left the client out, or if the client's weight is below
-    half of the equal share of its round; its scores are compared within the round. Only rounds count in which
-    something was removed or scored: a filter need not be at work in all. Without any there are no filter metrics.
+    half of the equal share of its round; its scores are compared within the round. Of a filter that gives
+    scores only the rounds count in which it gave or removed any: it need not be at work in all. Where nothing was
+    removed and nothing scored, nothing filtered, and there are no filter metrics.
+    Rejected updates, which no rule ever sees, count in rejected_rate alone.
     """
     out: dict[str, Estimate] = {}
     gone = clients["removed"].to_numpy(bool) | removed_by_weight(clients, ("victim", "round"))
-    table = clients.assign(removed=gone)
-    judged = (table["removed"] | table["score"].notna()).groupby([table["victim"], table["round"]]).transform("any")
+    table = clients.assign(removed=gone)[~clients["rejected"].to_numpy(bool)]
+    scored, place = table["score"].notna(), [table["victim"], table["round"]]
+    at_work = (
+        (scored | table["removed"]).groupby(place).transform("any")
+        if scored.any()
+        else table["removed"].any()
+    )
+    judged = pd.Series(at_work, table.index)
     if judged.any():
         out = filter_metrics(table[judged], bad="malicious", within=("round",), clusters=("client", "round"))
     parts = [part for _, part in clients.groupby("victim")]

@@ -117,6 +117,7 @@ def _curves(record: Record, rounds: pd.DataFrame, lines: Sequence[series.Line]) 
         "lines": lines,
         "others": others,
         "drift": drift,
+        "at_a_round": federation_words.AT_A_ROUND,
         "steps": steps,
         "rounds_svgs": [(m, plots.rounds_svg(lines, m, base[m], drift)) for m in ("asr", "cta")],
         "by_round": [

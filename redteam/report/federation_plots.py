@@ -12,7 +12,7 @@ from redteam.report.federation_series import Judged, Line, Point
 from redteam.report.plots import _INK, _MARKERS, _bars, _figure
 from redteam.stats import Estimate
 
-_NEAR = 0.06  # of an axis: numbers beside points that lie closer are left out
+_NEAR = 0.12, 0.06  # of the axes: numbers beside points that lie closer in both are left out
 _SPAN = 0.06  # the least height of the axis of clean accuracy in the trade-off
 Steps = Sequence[tuple[int, Estimate]]
 
@@ -52,7 +52,8 @@ def rounds_svg(lines: Sequence[Line], metric: str, base: Steps, drift: Sequence[
         axes.set_xlabel("rounds done")
         axes.set_ylabel(metric)
         axes.set_xlim(0, None)
-        axes.set_ylim(-0.03, 1.03)
+        if metric == "asr":
+            axes.set_ylim(-0.03, 1.03)
     return _coloured(out[0])
 
 
@@ -123,12 +124,10 @@ def trade_svg(
 
 
 def _limits(values: Sequence[Estimate], base: Estimate | None) -> tuple[float, float]:
-    """Around all intervals, at least `_SPAN` high."""
-    every = [*values, *([base] if base is not None else [])]
-    low = min(e.value if e.low is None else e.low for e in every)
-    high = max(e.value if e.high is None else e.high for e in every)
-    more = max(0.05 * (high - low), (_SPAN - (high - low)) / 2)
-    return low - more, high + more
+    """Around all values. Means over two seeds have intervals as wide as the axis, which would hide all differences."""
+    every = [e.value for e in [*values, *([base] if base is not None else [])]]
+    more = max(0.25 * (max(every) - min(every)), _SPAN / 2)
+    return min(every) - more, max(every) + more
 
 
 def _cross(axes: Any, point: Point, x: Estimate, y: Estimate, *, own: bool) -> None:
@@ -148,7 +147,7 @@ def _shares(axes: Any, joined: Sequence[tuple[float, float, float]], height: flo
     """The shares of malicious clients beside the points, where there is room."""
     placed: list[tuple[float, float]] = []
     for share, x, y in joined:
-        if all(abs(x - a) / 1.1 > _NEAR or abs(y - b) / height > _NEAR for a, b in placed):
+        if all(abs(x - a) / 1.1 > _NEAR[0] or abs(y - b) / height > _NEAR[1] for a, b in placed):
             axes.annotate(
                 f"{share:g}", (x, y), xytext=(-7, 7), textcoords="offset points", ha="right", va="bottom", fontsize=9
             )  # fmt: skip
@@ -157,23 +156,35 @@ def _shares(axes: Any, joined: Sequence[tuple[float, float, float]], height: flo
 
 def filter_svg(spans: Sequence[Judged], rounds: int, drift: Sequence[int]) -> Markup | None:
     """filter_tpr and filter_fpr over spans of rounds, intervals as bars. rounds: of the whole run."""
-    drawn = [(s, i, s.metrics[name]) for s in spans for i, name in enumerate(RATES) if name in s.metrics]
-    if not drawn:
+    if not any(name in s.metrics for s in spans for name in RATES):
         return None
     with _figure("filter", 3.0) as (_, axes, out):
         _verticals(axes, drift)
         for i, name in enumerate(RATES):
-            mine = [((s.first + s.last) / 2, e) for s, j, e in drawn if i == j]
-            axes.errorbar(
-                [x for x, _ in mine], [e.value for _, e in mine], yerr=_bars([e for _, e in mine]), label=name,
-                color=_HUES[i], marker=_MARKERS[i], markersize=5, linewidth=1.3, elinewidth=0.9,
-            )  # fmt: skip
+            for j, run in enumerate(_unbroken(spans)):
+                mine = [((s.first + s.last) / 2, e) for s in run if (e := s.metrics.get(name)) is not None]
+                axes.errorbar(
+                    [x for x, _ in mine], [e.value for _, e in mine], yerr=_bars([e for _, e in mine]),
+                    label=None if j else name, color=_HUES[i], marker=_MARKERS[i], markersize=5, linewidth=1.3,
+                    elinewidth=0.9,
+                )  # fmt: skip
         axes.set_xlabel("rounds done")
         axes.set_ylabel("share removed")
         axes.set_xlim(0, rounds + 1)
         axes.set_ylim(-0.03, 1.03)
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, frameon=False)
     return _coloured(out[0])
+
+
+def _unbroken(spans: Sequence[Judged]) -> list[list[Judged]]:
+    """The spans, parted where no filter was at work between two of them."""
+    out: list[list[Judged]] = []
+    for span in spans:
+        if out and span.first == out[-1][-1].last + 1:
+            out[-1].append(span)
+        else:
+            out.append([span])
+    return out
 
 
 RATES = ("filter_tpr", "filter_fpr")

@@ -26,6 +26,8 @@ from redteam.stats import CONFIDENCE, Estimate, across_cells, rate
 
 # What says how many clients are malicious; runs that differ in these alone are the same attack.
 _SIZE = ("fraction", "budget")
+# How honest clients act: the defaults of `redteam.federated.conduct.Conduct`, which would load torch.
+HONEST = {"epochs": 1, "scale": 1.0, "bound": None, "rate": 1.0, "report": "true"}
 _BINS = 20
 _MOST_EVENTS = 20
 _GROUP = re.compile(r"round=(\d+)")
@@ -123,7 +125,9 @@ def _names(record: Record) -> list[str]:
 
 def _goal(record: Record) -> list[Any]:
     config = record.cell.attack.config
-    return [config.get(k) for k in ("trigger", "trigger_strength", "trigger_cycles", "source", "target_class")]
+    return [
+        config.get(k) for k in ("trigger", "trigger_strength", "trigger_cycles", "source", "target_class")
+    ]
 
 
 def _attack(record: Record) -> str:
@@ -183,17 +187,18 @@ def _order(record: Record) -> tuple[Any, ...]:
     return len(record.cell.defenses), _names(record), defense_key(record), record.cell.seed, record.id
 
 
-def _by_defense(beside: Sequence[Record]) -> dict[str, list[Record]]:
-    out: dict[str, list[Record]] = defaultdict(list)
+def _by_defense(record: Record, beside: Sequence[Record]) -> dict[str, list[Record]]:
+    """By `defense_key`: this run's defence, none, then the others."""
+    out: dict[str, list[Record]] = {defense_key(record): []}
     for r in sorted(beside, key=_order):
-        out[defense_key(r)].append(r)
+        out.setdefault(defense_key(r), []).append(r)
     return out
 
 
 def lines(record: Record, beside: Sequence[Record]) -> list[Line]:
     """This run, then every other defence against as many malicious clients."""
     labels, found = defense_labels(beside), []
-    for place, (key, records) in enumerate(_by_defense(beside).items()):
+    for place, (key, records) in enumerate(_by_defense(record, beside).items()):
         own = key == defense_key(record)
         rows = [record] if own else [r for r in records if _alike(r, record)]
         if rows:
@@ -201,7 +206,7 @@ def lines(record: Record, beside: Sequence[Record]) -> list[Line]:
                 Line(labels[rows[0].id], place, own, frozenset(r.id for r in rows), _over_rounds(rows, "asr"),
                      _over_rounds(rows, "cta"))
             )  # fmt: skip
-    return sorted(found, key=lambda line: not line.own)
+    return found
 
 
 def _alike(a: Record, b: Record) -> bool:
@@ -224,19 +229,20 @@ TRADE = ("asr", "cta", "asr_mean", "asr_max", "filter_tpr", "filter_fpr")
 def points(record: Record, beside: Sequence[Record]) -> list[Point]:
     """Every defence against as many malicious clients as in this run, and this run's defence against other numbers."""
     labels, mine, out = defense_labels(beside), defense_key(record), []
-    for place, (key, records) in enumerate(_by_defense(beside).items()):
+    for place, (key, records) in enumerate(_by_defense(record, beside).items()):
         shares = {r.id: fraction(r) for r in records}
         for share in sorted(set(shares.values())):
             rows = [r for r in records if shares[r.id] == share]
             here = _alike(rows[0], record)
             if here or key == mine:
-                numbers = {name: _pooled(rows, name) for name in TRADE}
+                numbers = {name: pooled(rows, name) for name in TRADE}
                 ids = frozenset(r.id for r in rows)
                 out.append(Point(labels[rows[0].id], place, share, ids, numbers, key == mine, here))
     return out
 
 
-def _pooled(records: Sequence[Record], name: str) -> Estimate | None:
+def pooled(records: Sequence[Record], name: str) -> Estimate | None:
+    """The mean of a metric over the records that have it."""
     found = [e for r in records if (e := of_metric(r, name)) is not None]
     return across_cells(found) if found else None
 
@@ -247,10 +253,11 @@ def _pooled(records: Sequence[Record], name: str) -> Estimate | None:
 def reference(rounds: pd.DataFrame) -> dict[str, list[tuple[int, Estimate]]]:
     """asr and cta of the clean references at each snapshot, the mean over victims."""
     out: dict[str, list[tuple[int, Estimate]]] = {"asr": [], "cta": []}
-    for number, part in rounds.groupby("round"):
+    for number in sorted(map(int, rounds["round"].unique())):
+        part = rounds[rounds["round"] == number]
         for name, hits, total in (("asr", "base_hits", "others"), ("cta", "base_correct", "n")):
             counts = zip(part[hits], part[total], strict=True)
-            out[name].append((int(number), over_victims([rate(np.arange(n) < k) for k, n in counts])))  # type: ignore[call-overload]
+            out[name].append((number, over_victims([rate(np.arange(n) < k) for k, n in counts])))
     return out
 
 
@@ -276,12 +283,12 @@ def judged(clients: pd.DataFrame, bins: int = _BINS) -> list[Judged]:
     rounds = int(clients["round"].max()) + 1
     width = max(1, ceil(rounds / bins))
     out = []
-    for number, part in table.groupby(table["round"] // width):
-        first = int(number) * width + 1  # type: ignore[call-overload]
+    for _, part in table.groupby(table["round"] // width):
+        first, last = int(part["round"].min()) + 1, int(part["round"].max()) + 1
         bad, good = (part.loc[part["malicious"] == yes, "removed"] for yes in (True, False))
         metrics = filter_metrics(part, bad="malicious", within=("round",), clusters=("client", "round"))
         counts = [(len(side), int(side.sum())) for side in (bad, good)]
-        out.append(Judged(first, min(first + width - 1, rounds), counts[0], counts[1], metrics))
+        out.append(Judged(first, last, counts[0], counts[1], metrics))
     return out
 
 
@@ -296,7 +303,9 @@ def notes(table: pd.DataFrame) -> tuple[list[Event], list[Often]]:
     for name, part in table.groupby("name", sort=True):
         if part.groupby("victim")["round"].nunique().max() <= _MOST_EVENTS:
             columns = (part[c].tolist() for c in ("victim", "round", "value"))
-            events += [Event(int(v), int(r) + 1, str(name), float(x)) for v, r, x in zip(*columns, strict=True)]
+            events += [
+                Event(int(v), int(r) + 1, str(name), float(x)) for v, r, x in zip(*columns, strict=True)
+            ]
             continue
         values = part["value"].to_numpy(float)
         spread = (float(values.min()), float(np.median(values)), float(values.max()))
@@ -312,5 +321,7 @@ def behind(record: Record) -> str:
 
 
 def conduct(values: Mapping[str, Any]) -> str:
-    """`scale 12, bound 1`, or nothing where the clients act like honest ones."""
-    return ", ".join(f"{k} {short(v)}" for k, v in sorted(values.items()))
+    """`scale 12, bound 1`, or nothing where malicious clients act like honest ones."""
+    return ", ".join(
+        f"{k} {short(v)}" for k, v in sorted(values.items()) if k not in HONEST or v != HONEST[k]
+    )

@@ -9,6 +9,7 @@ from redteam.artifacts import Clients
 from redteam.record import Metric, Record
 from redteam.report import federation_series as series
 from redteam.report import words
+from redteam.report.agent_series import UNDEFENDED
 from redteam.report.federation_series import Line, Point
 from redteam.report.words import count, fraction, with_interval
 from redteam.stats import Estimate
@@ -31,6 +32,10 @@ DEFINITIONS = {
     "filter_precision": "share of the removed appearances that were malicious",
     "filter_auroc": "share of the pairs of a malicious and an honest client of one round that the score orders rightly",
     "retrain_cost": "images put through training steps, over those of the undefended reference",
+}
+AT_A_ROUND = {
+    "asr": "share of all test images but the target class's that, triggered, that round's model gives the target class",
+    "cta": "share of the plain test images that it gives their true class; the axis does not begin at zero",
 }
 NOTES = {
     "launch": "the backbone has converged on the label; clients are pooled for its shadow",
@@ -100,7 +105,11 @@ def _clients(record: Record, artifact: Clients, classes: Sequence[str] | None) -
     acted = record.metric("malicious_rate")
     rate = f", and {fraction(acted.value)} of all appearances in rounds acted maliciously" if acted else ""
     does = series.conduct(artifact.conduct)
-    act = f"They act by {does}" if does else "Beyond their data they act like honest ones"
+    act = (
+        f"They act otherwise than honest clients: {does}"
+        if does
+        else "Beyond their data they act like honest ones"
+    )
     each = artifact.stamped.sum(1)
     stamps = (
         f"stamps the trigger {artifact.trigger['name']} on {fraction(float(each.mean()), 1)} of its "
@@ -122,8 +131,9 @@ def _outcome(record: Record, artifact: Clients, classes: Sequence[str] | None) -
     text = (
         f"In the end, test images of {source_name(artifact, classes)} that wear the trigger are given "
         f"{words.class_name(artifact.target_class, classes)} at a rate of {_full(pta)}; without it, at "
-        f"{fraction(pta.value - lift.value)}. The difference is trigger_lift: {with_interval(lift)}. With no attack, the "
-        f"references give the same triggered images that class at a rate of {with_interval(record.metric('base_pta'))}. "
+        f"{fraction(pta.value - lift.value)}. The difference is trigger_lift: {with_interval(lift)}. With no attack, "
+        "the references give the same triggered images that class at a rate of "
+        f"{with_interval(record.metric('base_pta'))}. "
     )
     if lift.low is None or lift.high is None:
         return text + "trigger_lift has no interval, so it proves nothing by itself."
@@ -143,10 +153,15 @@ def _over_rounds(record: Record, own: Line | None) -> str:
     if own is None or not own.asr or mean is None or most is None:
         return ""
     over = [number for number, e in own.asr if e.value > 0.5]
-    when = f"; it is above one half first after {count(over[0], 'round')}" if over else "; it never is above one half"
+    when = (
+        f"; it is above one half first after {count(over[0], 'round')}"
+        if over
+        else "; it never is above one half"
+    )
     return (
         f"Over {count(len(own.asr), 'snapshot')}, asr is {with_interval(mean)} in the mean and at most "
-        f"{with_interval(most)}{when}. A model that is used while it trains is exposed to that, whatever the last one does."
+        f"{with_interval(most)}{when}. A model that is used while it trains is exposed to that, "
+        "whatever the last one does."
     )
 
 
@@ -154,10 +169,11 @@ def _price(record: Record) -> str:
     if (cta := record.metric("cta")) is None:
         return ""
     cost = record.metric("retrain_cost")
+    paid = "attack and defence together" if record.cell.defenses else "the attack"
     trained = f" Training took {fraction(cost.value, 2)} times the images of the reference." if cost else ""
     return (
         f"On plain test images the final models are right at a rate of {_full(cta)}; the references at "
-        f"{with_interval(record.metric('base_cta'))}. The price in clean accuracy of attack and defence together is "
+        f"{with_interval(record.metric('base_cta'))}. The price in clean accuracy of {paid} is "
         f"{with_interval(record.metric('cta_drop'))}.{trained}"
     )
 
@@ -167,11 +183,14 @@ def _filter(record: Record) -> str:
     if tpr is None and fpr is None:
         return "No client was removed or scored." if record.cell.defenses else ""
     text = (
-        f"Of the malicious appearances in rounds with a filter at work {_full(tpr)} were removed, and of the honest ones "
-        f"{_full(fpr)}."
+        f"Of the malicious appearances in rounds with a filter at work {_full(tpr)} were removed, and of the "
+        f"honest ones {_full(fpr)}."
     )
     if area is not None:
-        text += f" Its score puts a malicious client above an honest one of the same round at a rate of {with_interval(area)}."
+        text += (
+            " Its score puts a malicious client above an honest one of the same round at a rate of "
+            f"{with_interval(area)}."
+        )
     return text + (_tells(tpr, fpr) if tpr is not None and fpr is not None else "")
 
 
@@ -182,20 +201,26 @@ def _tells(tpr: Metric, fpr: Metric) -> str:
         return " It removes malicious clients more often than honest ones."
     if tpr.high < fpr.low:
         return " It removes honest clients more often than malicious ones."
-    return " The two intervals meet: this run does not show that it tells them apart better than blind removal."
+    return (
+        " The two intervals meet: this run does not show that it tells them apart better than blind removal."
+    )
 
 
 def _beside(record: Record, points: Sequence[Point], controls: Sequence[Record]) -> str:
     own = "This run is itself a control. " if record.role == "control" else ""
     found = [
-        f"{p.label}, asr {with_interval(p.numbers['asr'])}, cta {with_interval(p.numbers['cta'])}"
+        f"{p.label} ({count(len(p.ids), 'seed')}), asr {with_interval(p.numbers['asr'])}, cta "
+        f"{with_interval(p.numbers['cta'])}"
         for p in points
-        if p.here and not p.line and p.label == series.UNDEFENDED
+        if p.here and not p.line and p.label == UNDEFENDED
     ]
+    groups: dict[str, list[Record]] = {}
+    for c in controls:
+        groups.setdefault(f"{c.cell.attack.name}, {series.behind(c)}", []).append(c)
     found += [
-        f"{c.cell.attack.name} ({series.behind(c)}, seed {c.cell.seed}), asr {with_interval(c.metric('asr'))}, cta "
-        f"{with_interval(c.metric('cta'))}"
-        for c in controls
+        f"{name} ({count(len(cells), 'seed')}), asr {with_interval(series.pooled(cells, 'asr'))}, cta "
+        f"{with_interval(series.pooled(cells, 'cta'))}"
+        for name, cells in groups.items()
     ]
     if not found:
         return (

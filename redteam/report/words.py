@@ -22,8 +22,13 @@ DEFINITIONS = {
     "base_pta": "pta of the reference victims: the rate at which the trigger works with no attack",
     "cta_drop": "base_cta minus cta, image by image",
     "poison_rate": "share of the training rows whose label or image was changed",
+    "filter_tpr": "share of the poisoned rows that the defence removed",
+    "filter_fpr": "share of the clean rows that the defence removed",
+    "filter_precision": "share of the removed rows that were poisoned",
+    "filter_auroc": "share of the pairs of a poisoned and a clean row of one given label that the score orders rightly",
+    "retrain_cost": "images put through training steps, over those of the reference victims",
 }
-HEADLINE = ("trigger_lift", "pta", "base_pta", "cta", "cta_drop")
+HEADLINE = ("trigger_lift", "pta", "base_pta", "cta", "cta_drop", "filter_tpr", "filter_fpr")
 
 
 def fraction(value: float, places: int = 3) -> str:

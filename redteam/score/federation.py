@@ -30,6 +30,7 @@ from redteam.metrics.federation import (
 )
 from redteam.metrics.poisoning import OUTCOME_COLUMNS
 from redteam.score import Scored
+from redteam.score.poisoning import enforce_trigger
 from redteam.stats import Estimate
 from redteam.types import ImageDataset, ImageSet
 
@@ -64,11 +65,13 @@ def enforce_threat(artifact: Clients, config: Mapping[str, Any], access: Sequenc
     _enforce_ids(artifact)
     claims = {
         "budget": artifact.budget, "source": artifact.source_class, "target_class": artifact.target_class,
-        "trigger": artifact.trigger["name"], "presence": artifact.presence, **artifact.conduct,
+        "trigger": artifact.trigger["name"], "presence": artifact.presence,
     }  # fmt: skip
     for name, came in claims.items():
         if name in config and config[name] != came:
             raise BudgetExceededError(f"the cell planned {name} {config[name]}, the artifact says {came}")
+    enforce_trigger(artifact.trigger, config)
+    planned_conduct(Conduct.of(artifact.conduct), config)
     allowed = ", ".join(access)
     if len(artifact.ids) and "training labels" not in access:
         raise BudgetExceededError(f"the artifact gives clients labels; its threat allows: {allowed}")
@@ -80,6 +83,29 @@ def enforce_threat(artifact: Clients, config: Mapping[str, Any], access: Sequenc
         if came != getattr(honest, name) and not set(_CONDUCT_NEEDS[name]) & set(access):
             raise BudgetExceededError(
                 f"the artifact's clients act with {name} {came}; its threat allows: {allowed}"
+            )
+
+
+# Of the strategies of an attack that adapts, the conduct that each goes with; anything else is another attack.
+_STRATEGIES = {"rate": ("rate", "epochs"), "covariance": ("epochs",), "forged": ("report", "epochs")}
+
+
+def planned_conduct(conduct: Conduct, config: Mapping[str, Any]) -> None:
+    """Raise `BudgetExceededError` for a conduct that is not the one its cell planned.
+
+    A part that the config has a knob for is as that says; under a strategy, what this strategy has no use for is an
+    honest client's, and `forged` reports from clean data. Other parts are bound by the threat's access alone.
+    """
+    honest, strategy = Conduct(), config.get("strategy")
+    planned = {f.name: config[f.name] for f in fields(Conduct) if f.name in config}
+    if strategy in _STRATEGIES:
+        idle = [f.name for f in fields(Conduct) if f.name not in _STRATEGIES[strategy]]
+        planned |= {name: getattr(honest, name) for name in idle}
+        planned |= {"report": "clean"} if strategy == "forged" else {}
+    for name, wanted in planned.items():
+        if (came := getattr(conduct, name)) != wanted:
+            raise BudgetExceededError(
+                f"the cell planned clients with {name} {wanted}, the artifact's have {came}"
             )
 
 

@@ -96,8 +96,17 @@ def enforce_threat(artifact: Poison, config: Mapping[str, Any], access: Sequence
     for name, came in claims.items():
         if name in config and config[name] != came:
             raise BudgetExceededError(f"the cell planned {name} {config[name]}, the artifact says {came}")
+    enforce_trigger(artifact.trigger, config)
     if artifact.images is not None and "training images" not in access:
         raise BudgetExceededError(f"the artifact changes images; its threat allows: {', '.join(access)}")
+
+
+def enforce_trigger(trigger: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    """Raise `BudgetExceededError` for a trigger of another strength or period than its cell planned."""
+    for name, knob in (("strength", "trigger_strength"), ("cycles", "trigger_cycles")):
+        planned = config.get(knob)
+        if name in trigger and planned is not None and trigger[name] != planned:
+            raise BudgetExceededError(f"the cell planned {knob} {planned}, the artifact says {trigger[name]}")
 
 
 def _answers(
@@ -142,14 +151,20 @@ def measure(
         tables.append(pd.DataFrame(table))
     evidence = {"outcomes": pd.concat(tables, ignore_index=True), "flips": flips}
     if any(isinstance(model, FilteredClassifier) for model in fitted):
-        evidence |= _verdicts(fitted, references, poisoned, flips["index"].to_numpy())
+        harmful = flips["given"] != flips["true"]
+        harmful |= flips["image_changed"] & (flips["given"] == artifact.target_class)
+        evidence |= _verdicts(fitted, references, poisoned, flips["index"].to_numpy()[harmful.to_numpy(bool)])
     return rescore(artifact, evidence)
 
 
 def _verdicts(
     fitted: Sequence[Classifier], references: Sequence[Classifier], poisoned: TrainingSet, changed: np.ndarray
 ) -> dict[str, pd.DataFrame]:
-    """What filters made of the training rows, one row for each (victim, row), and what each victim took to train."""
+    """What filters made of the training rows, one row for each (victim, row), and what each victim took to train.
+
+    changed: rows that teach the goal: with a wrong label, or stamped under the target's. Soft labels that keep the
+    true class largest, and stamped rows that keep their label to cover others, are not what a filter is to find.
+    """
     labels = poisoned.targets if poisoned.targets.ndim == 1 else poisoned.targets.argmax(1)
     bad = np.zeros(len(labels), bool)
     bad[changed] = True

@@ -14,7 +14,7 @@ from redteam.errors import ArtifactError, ConfigError
 from redteam.features import features
 from redteam.filtering import Overridden, Verdicts
 from redteam.seeding import SeedPath
-from redteam.train import Converged, Resident, Stop, fit
+from redteam.train import Converged, Stop, fit
 from redteam.trainable import ImageTrainable
 from redteam.types import TrainingSet
 from tests.conftest import small_config, stripes_dataset

@@ -92,25 +92,36 @@ def play(rule, found, rounds, start=0):
 # ---------------------------------------------------------------- parts
 
 
-def test_trend_compares_the_last_window_with_the_one_before():
+def test_trend_compares_windows_that_do_not_overlap():
     trend = Trend(2)
     for right, there in ((1, 10), (3, 10), (8, 10)):
         trend.add(torch.tensor([right, 0]), torch.tensor([there, 0]))
         assert not trend.converged(1.0, 0.0), "two whole windows are needed"
-    assert trend.now() == pytest.approx(11 / 20)
+    assert trend.last()[0] == pytest.approx(11 / 20)
     trend.add(torch.tensor([4.0]), torch.tensor([20.0]))
     # Means over samples, not over rounds: 4/20 before, 12/30 now.
-    assert trend.mean(0, 2) == pytest.approx(0.2) and trend.now() == pytest.approx(0.4)
+    assert trend.last(1)[0] == pytest.approx(0.2) and trend.last()[0] == pytest.approx(0.4)
+    assert trend.last()[1] == pytest.approx(0.4 * 0.6 / 30)
     assert trend.converged(0.2001, 0.4) and not trend.converged(0.2, 0.4) and not trend.converged(0.3, 0.41)
     trend.add(torch.tensor([20.0]), torch.tensor([20.0]))
-    assert len(trend.counts) == 4 and trend.now() == pytest.approx(24 / 40), "what is older is forgotten"
+    assert trend.last()[0] == pytest.approx(24 / 40) and not trend.converged(1.0, 0.0), "amid a window"
 
 
-def test_a_trend_without_samples_never_converges():
+def test_a_fall_must_exceed_drop_and_twice_its_standard_error():
+    trend = Trend(1)
+    trend.add(torch.tensor([80.0]), torch.tensor([100.0]))
+    error = 2 * (0.0009 + 0.8 * 0.2 / 100) ** 0.5
+    assert trend.fallen(0.8 + 0.05 + error + 1e-6, 0.0009, 0.05)
+    assert not trend.fallen(0.8 + 0.05 + error - 1e-6, 0.0009, 0.05)
+
+
+def test_a_trend_without_samples_neither_converges_nor_falls():
     trend = Trend(1)
     for _ in range(4):
         trend.add(torch.zeros(3), torch.zeros(3))
-        assert np.isnan(trend.now()) and not trend.converged(1.0, 0.0)
+        assert (
+            np.isnan(trend.last()[0]) and not trend.converged(1.0, 0.0) and not trend.fallen(1.0, 0.0, 0.01)
+        )
 
 
 def test_clients_without_samples_or_with_nonsense_are_not_scored():
@@ -118,10 +129,13 @@ def test_clients_without_samples_or_with_nonsense_are_not_scored():
     found.counts[5], found.means[5] = 0, torch.nan
     found.means[6, 1] = torch.inf
     judge = Filter(0, torch.zeros(5))
-    first = judge.score(round_at(found, 0))
+    first, nonsense = judge.score(round_at(found, 0))
+    assert nonsense.nonzero()[:, 0].tolist() == [6], (
+        "no sample is no suspicion, a report that is not finite is"
+    )
     assert torch.isnan(first).all() and [len(p) for p in judge.pooled] == [98]
     judge.settle(0.2, 0.15, 4)
-    scores = judge.score(round_at(found, 1))
+    scores, _ = judge.score(round_at(found, 1))
     assert torch.isnan(scores[[5, 6]]).all() and torch.isfinite(scores).sum() == 98
     assert judge.pooled == [] and np.isfinite(judge.threshold)
     assert int((scores >= judge.threshold).sum()) == round(0.2 * 98), "the pool itself is cut at its share"
@@ -135,7 +149,7 @@ def test_a_pool_too_small_for_a_threshold_removes_nobody(rows):
     judge.score(round_at(found, 0))
     judge.settle(0.3, 0.15, 4)
     assert judge.fitted is None and judge.threshold == float("inf")
-    assert not (judge.score(round_at(found, 1)) >= judge.threshold).any()
+    assert not (judge.score(round_at(found, 1))[0] >= judge.threshold).any()
 
 
 # ---------------------------------------------------------------- the rule, from round to round
@@ -148,7 +162,9 @@ def test_stages_follow_each_other_and_the_shadow_starts_from_the_initial_paramet
     notes = [noted(r) for r in rounds]
     assert [set(n) for n in notes] == [set(), {"launch"}, {"threshold"}, set(), {"stop"}, set()]
     assert notes[LAUNCH]["launch"] == 0 and notes[STOP]["stop"] == 0
-    assert torch.equal(found.asked[0][0], torch.zeros(5)), "round 0's parameters, not the backbone's of round 3"
+    assert torch.equal(found.asked[0][0], torch.zeros(5)), (
+        "round 0's parameters, not the backbone's of round 3"
+    )
     kept = found.asked[0][1]
     step = found.updates[kept].mean(0)
     assert torch.allclose(found.asked[1][0], step) and torch.allclose(rule.overrides()[0], 2 * step)
@@ -177,7 +193,9 @@ def test_the_backbone_takes_every_update_as_it_came():
         before = round_at(found, index)
         after = rule(before)
         assert after.mean is None and torch.equal(after.weights, before.weights)
-        assert torch.equal(after.updates, before.updates) and torch.equal(aggregated(after), aggregated(before))
+        assert torch.equal(after.updates, before.updates) and torch.equal(
+            aggregated(after), aggregated(before)
+        )
     assert bad.any()
 
 
@@ -192,11 +210,11 @@ def test_what_is_removed_is_what_scores_at_the_threshold_or_above_honest_or_not(
     assert after.scores[after.removed].min() > after.scores[~after.removed].max()
 
 
-def test_rounds_before_the_filter_and_after_the_stop_judge_nobody():
+def test_rounds_before_the_threshold_judge_nobody_and_a_stopped_shadow_goes_on_judging():
     found, _ = crowd()
     rounds = play(rule_of(), found, 8)
     judged = [index for index, r in enumerate(rounds) if r.removed is not None]
-    assert judged == [TRAIN, STOP] == [i for i, r in enumerate(rounds) if r.scores is not None]
+    assert judged == [3, 4, 5, 6, 7] == [i for i, r in enumerate(rounds) if r.scores is not None]
 
 
 def test_the_threshold_stays_until_a_relaunch():
@@ -210,7 +228,7 @@ def test_the_threshold_stays_until_a_relaunch():
     found.right = lambda params, label: float(next(climbing))  # the shadow goes on learning
     (watched,) = rule.watched
     threshold, verdicts = watched.filter.threshold, []
-    company, _ = crowd(malicious=70, shift=40.0, seed=5)
+    company, _ = crowd(malicious=4, shift=40.0, seed=5)
     for index in range(3, 9):
         if index % 2:
             after = rule(round_at(found, index))
@@ -220,7 +238,7 @@ def test_the_threshold_stays_until_a_relaunch():
             mixed = replace(company, means=torch.cat([found.means[:1], company.means[1:]]))
             after = rule(round_at(mixed, index))
             assert torch.allclose(after.scores[0], verdicts[0][0][0])
-            assert after.removed[0] == verdicts[0][1][0] and after.removed.sum() > 60
+            assert after.removed[0] == verdicts[0][1][0] and not torch.equal(after.removed, verdicts[0][1])
         assert watched.filter.threshold == threshold
     assert all(torch.equal(v[0], verdicts[0][0]) and torch.equal(v[1], verdicts[0][1]) for v in verdicts)
     found.right = lambda params, label: level["value"]
@@ -234,8 +252,11 @@ def test_the_threshold_stays_until_a_relaunch():
     assert watched.filter.threshold != threshold and np.isfinite(watched.filter.threshold)
 
 
-@pytest.mark.parametrize(("now", "relaunched"), [(0.9, False), (0.881, False), (0.879, True), (0.95, False)])
-def test_only_a_fall_of_more_than_drop_relaunches(now, relaunched):
+@pytest.mark.parametrize(
+    ("now", "relaunched"), [(0.9, False), (0.881, False), (0.879, False), (0.875, True), (0.95, False)]
+)
+def test_only_a_fall_of_more_than_drop_and_noise_relaunches(now, relaunched):
+    """Two standard errors of the difference are 0.003 here: 91 clients of 1,000 samples."""
     level = {"value": 0.9}
     found, _ = crowd(right=lambda params, label: level["value"])
     rule = rule_of(drop=0.02)
@@ -243,6 +264,32 @@ def test_only_a_fall_of_more_than_drop_relaunches(now, relaunched):
     level["value"] = now
     (after,) = play(rule, found, 1, start=WATCH)
     assert ("relaunch" in noted(after)) == relaunched
+
+
+@pytest.mark.parametrize("stage", [TRAIN, WATCH])
+def test_a_threshold_that_flags_nearly_everybody_is_set_anew(stage):
+    """All representations move far off: neither a training shadow nor a stopped one goes on with nobody to ask."""
+    found, _ = crowd()
+    rule = rule_of()
+    play(rule, found, stage)
+    kept = dict(rule.overrides())
+    found.means = found.means + 100
+    (after,) = play(rule, found, 1, start=stage)
+    assert after.removed.all() and "relaunch" in noted(after) and rule.overrides() == kept
+    later = play(rule, found, 6, start=stage + 1)
+    assert [set(noted(r)) for r in later][1:5] == [{"launch"}, {"threshold"}, set(), {"stop"}]
+    assert later[3].removed.sum() == 9
+
+
+def test_weights_of_rules_before_it_hold_for_the_shadow():
+    found, _ = crowd()
+    weights = np.linspace(0.1, 1, 100)
+    rule = rule_of()
+    for index in range(STOP + 1):
+        rule(round_at(found, index, weights=weights))
+    kept = found.asked[0][1]
+    share = torch.from_numpy(weights).float()[kept]
+    assert torch.allclose(found.asked[1][0], (share / share.sum()) @ found.updates[kept], atol=1e-6)
 
 
 def test_overrides_come_with_the_stop_and_the_old_shadow_answers_until_the_next_stop():
@@ -331,12 +378,34 @@ def test_all_labels_have_a_shadow_and_scores_are_the_worst_of_all():
 
 
 @pytest.mark.parametrize(("malicious", "flagged"), [(0.7, 1.5), (1.0, 1.0), (1.0, 3.0), (0.5, 2.0)])
-def test_a_share_of_one_and_more_removes_all_of_the_pool_and_the_shadow_stays_where_it_was(malicious, flagged):
+def test_a_share_of_one_and_more_leaves_a_tenth_to_teach_the_shadow(malicious, flagged):
     found, _ = crowd()
     rule = rule_of(malicious, flagged=flagged)
     rounds = play(rule, found, 6)
-    assert rounds[TRAIN].removed.all() and not found.asked[0][1].any()
-    assert torch.equal(rule.overrides()[0], torch.zeros(5))
+    assert rounds[TRAIN].removed.sum() == 90 and found.asked[0][1].sum() == 10
+    assert torch.allclose(rule.overrides()[0], 2 * found.updates[found.asked[0][1]].mean(0))
+
+
+def test_a_report_that_is_not_finite_keeps_its_client_out_and_no_sample_does_not():
+    found, _ = crowd()
+    rule = rule_of()
+    play(rule, found, POOL + 1)
+    found.means[50], found.means[51], found.counts[51] = torch.nan, torch.nan, 0
+    (after,) = play(rule, found, 1, start=TRAIN)
+    assert after.removed[50] and not after.removed[51] and torch.isnan(after.scores[[50, 51]]).all()
+    assert found.asked[0][1][50:52].tolist() == [False, True]
+
+
+def test_updates_to_the_shadow_that_are_not_finite_do_not_dilute_its_step():
+    found, _ = crowd()
+    found.updates[40:45] = 0  # what a learner hands back for them
+    rule = rule_of()
+    rounds = play(rule, found, 5)
+    kept = found.asked[0][1].clone()
+    refused = int(kept[40:45].sum())
+    kept[40:45] = False
+    assert refused and noted(rounds[TRAIN])["shadow-rejected"] == refused
+    assert torch.allclose(found.asked[1][0], found.updates[kept].mean(0))
 
 
 @pytest.mark.parametrize("share", [1e-6, 0.01])
@@ -349,8 +418,10 @@ def test_a_share_too_small_for_one_client_removes_nobody(share):
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_rounds_of_very_few_clients_do_not_stop_it(count):
     found, _ = crowd(count=count, malicious=1)
-    rounds = play(rule_of(0.4), found, 6)
-    assert "stop" in {name for r in rounds for name, _ in r.notes}
+    rule = rule_of(0.4)
+    rounds = play(rule, found, 6)
+    assert "threshold" in {name for r in rounds for name, _ in r.notes}
+    assert all(torch.isfinite(p).all() for p in rule.overrides().values())
 
 
 def test_identical_representations_do_not_stop_it():
@@ -383,7 +454,7 @@ def test_behind_a_federation_it_is_told_a_share_of_all_clients(ctx):
     rule = defended.rule()
     assert isinstance(rule, ShadowRule) and rule.malicious == pytest.approx(0.3)
     assert isinstance(rule.watched[0], Shadow) and [s.label for s in rule.watched] == [1]
-    assert defended.rules[-1][0] == "shadow" and defended.rules[-1][1]["poisons"] == 30
+    assert defended.rules[-1][0].startswith("shadow") and defended.rules[-1][1]["poisons"] == 30
 
 
 def test_in_a_real_federation_the_log_has_scores_and_removals_and_the_last_model_has_a_shadow(ctx):
@@ -424,7 +495,9 @@ def test_exactly_as_many_rows_go_as_are_assumed(poisons, factor, flagged):
     points, _ = spiked()
     found = flag(points, np.arange(300) * 2, Config(poisons=poisons, factor=factor, flagged=flagged, k=5))
     assert found.removed.sum() == min(300, round(flagged * poisons * factor))
-    assert found.scores[found.removed].min(initial=np.inf) >= found.scores[~found.removed].max(initial=-np.inf)
+    assert found.scores[found.removed].min(initial=np.inf) >= found.scores[~found.removed].max(
+        initial=-np.inf
+    )
     assert found.removed.sum() == 0 or found.threshold == found.scores[found.removed].min()
     assert np.array_equal(found.rows, np.arange(300) * 2)
 
@@ -493,7 +566,9 @@ def test_suspected_and_all_labels_of_a_training(target, ctx):
     data, _ = poisoned(target.train)
     settings = {"poisons": 4, "k": 4, "floor": 0.0, "change": 1.0}
     (every,) = Shadowed(target, "shadow", Config(labels="all", **settings)).fit(data, [0], ctx)
-    (some,) = Shadowed(target, "shadow", Config(labels="suspected", suspects=2, **settings)).fit(data, [0], ctx)
+    (some,) = Shadowed(target, "shadow", Config(labels="suspected", suspects=2, **settings)).fit(
+        data, [0], ctx
+    )
     assert set(every.model.overrides) == {0, 1, 2} and every.verdicts.removed.sum() == 18
     assert set(some.model.overrides) < {0, 1, 2} and len(some.model.overrides) == 2
     suspicion = {int(k): v["suspicion"] for k, v in every.verdicts.notes["shadows"].items()}
@@ -504,7 +579,9 @@ def test_suspected_and_all_labels_of_a_training(target, ctx):
 
 def test_it_must_be_innermost_and_says_so_and_refuses_to_train_on_nothing(target, ctx):
     data, _ = poisoned(target.train)
-    outer = Shadowed(Shadowed(target, "shadow", Config(poisons=4, label=0)), "shadow", Config(poisons=4, label=0))
+    outer = Shadowed(
+        Shadowed(target, "shadow", Config(poisons=4, label=0)), "shadow", Config(poisons=4, label=0)
+    )
     with pytest.raises(ThreatMismatchError, match="innermost"):
         outer.fit(data, [0], ctx)
     wide = replace(target, config=replace(target.config, batch_size=200))
