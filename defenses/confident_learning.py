@@ -19,7 +19,7 @@ from sklearn.model_selection import StratifiedKFold
 from defenses._shared.filtering import FILTER_THREAT, Filtering, Inspect, given_labels, subset, trained_images
 from redteam.config import check_ranges, knob, to_json
 from redteam.context import Context
-from redteam.errors import ConfigError
+from redteam.errors import ConfigError, RedteamError
 from redteam.filtering import Verdicts
 from redteam.types import Preset, Spec, Trainable, TrainingSet
 
@@ -43,13 +43,13 @@ def out_of_sample(
     """Class probabilities (n, K) of each row by a classifier that did not see it, and the images that took.
 
     Raises:
-        ConfigError: a label has fewer rows than folds.
+        RedteamError: a label has fewer rows than folds.
     """
     labels = given_labels(data)
     counts = np.bincount(labels)
     rare = np.flatnonzero((counts > 0) & (counts < folds))
     if len(rare):
-        raise ConfigError(
+        raise RedteamError(
             f"folds: expected at most the rows of each label; label {rare[0]} has {counts[rare[0]]} for {folds} folds"
         )
     logits, trained = None, 0

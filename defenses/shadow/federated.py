@@ -203,6 +203,9 @@ class ShadowRule:
 
     def _suspect(self, shadow: Shadow) -> bool:
         """Whether the label is among the most suspicious of those judged so far; others are dropped for good."""
+        if shadow.filter is None or shadow.filter.fitted is None:
+            self.watched.remove(shadow)  # nobody stood out enough to be left out
+            return False
         judged = [s for s in self.watched if s.filter is not None and s.filter.fitted is not None]
         ranked = sorted(judged, key=lambda s: -s.filter.fitted.found.suspicion)  # type: ignore[union-attr]
         for other in ranked[self.config.suspects :]:

@@ -177,7 +177,9 @@ def _with_settings(defence: DefensePlugin, attack: Mapping[str, Any]) -> str:
         return defence.name
     usual = to_json(registry.get("defense", defence.name).presets["default"].config)
     if defence.oracle:
-        usual |= {k: defence.config[k] if v is None else v for k, v in attack.items() if k in defence.config}
+        # Told nothing of a thing (None), told what the attack is, or told beside a control that is nothing: as usual.
+        held = {k: defence.config[k] for k in attack if k in defence.config}
+        usual |= {k: v for k, v in held.items() if v is None or attack[k] in (v, None)}
     told = [str(v) for k, v in defence.config.items() if k in _TELLING]
     told += [f"{k}={v}" for k, v in defence.config.items() if usual.get(k) != v and k not in _TELLING]
     return f"{defence.name} ({', '.join(told)})" if told else defence.name

@@ -72,7 +72,8 @@ def score(
         for m in again:
             mark = "differs from the record" if m in wrong else "not in the record" if m in new else "agrees"
             interval = "" if m.low is None else f" [{m.low:.6f}, {m.high:.6f}]"
-            click.echo(f"{m.name}: {m.value:.6f}{interval} n={m.n} {mark}")
+            part = f" ({m.group})" if m.group else ""
+            click.echo(f"{m.name}{part}: {m.value:.6f}{interval} n={m.n} {mark}")
     for name, _ in sorted(extra):
         click.echo(f"{name}: in the record, but not in its evidence", err=True)
     return 1 if (wrong or extra) and not update else 0

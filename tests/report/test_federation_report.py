@@ -304,8 +304,7 @@ def test_drift_is_marked_where_the_data_change_and_only_there(store: Path, page:
     assert federation_series.drift_steps(TASK) == [20, 40]
     assert federation_series.drift_steps({**TASK, "drift": "static"}) == []
     assert "Thin verticals: the data change, after 20, 40 rounds." in text_of(page)
-    folder, own = write_run(store, task={"drift": "static", "drift_every": 30}, seed=3)
-    assert "Thin verticals" not in text_of(render_federation(folder, [own]))
+    _, own = write_run(store, seed=3)
     with_it, without = (
         federation_plots.rounds_svg(federation_series.lines(own, [own]), "asr", [], steps) for steps in ([20, 40], [])
     )  # fmt: skip
@@ -347,8 +346,11 @@ def test_events_are_listed_and_what_comes_in_every_round_is_summed_up(page: str)
 
 
 def test_a_run_without_defence_or_neighbours_says_so(store: Path) -> None:
-    folder, own = write_run(store, seed=11, victims=2, conduct={"scale": 12.0, "epochs": 1})
+    folder, own = write_run(
+        store, seed=11, victims=2, conduct={"scale": 12.0, "epochs": 1}, task={"drift": "static"}
+    )
     seen = text_of(render_federation(folder, []))
+    assert "Thin verticals" not in seen and "are turned" not in seen
     assert "They act otherwise than honest clients: scale 12" in seen
     assert "Neither this attack without a defence nor a control was found" in seen
     assert (
@@ -358,10 +360,8 @@ def test_a_run_without_defence_or_neighbours_says_so(store: Path) -> None:
 
 
 def test_blind_removal_is_called_blind(store: Path) -> None:
-    folder, _ = write_run(store, defense("random-removal"), catch=(0.4, 0.4), seed=5)
-    assert "does not show that it tells them apart better than blind removal" in text_of(
-        render_federation(folder, [])
-    )
+    _, own = write_run(store, defense("random-removal"), catch=(0.4, 0.4), seed=5)
+    assert "does not show that it tells them apart better than blind removal" in federation_words._filter(own)
 
 
 def test_strays_stay_out_and_are_counted(made: tuple[Path, Record, list[Record]], page: str) -> None:
