@@ -44,7 +44,9 @@ def test_defended_and_undefended_cells_share_a_table_and_say_what_stands_before_
 
 
 def test_what_a_defence_is_told_goes_without_saying_and_a_wrong_number_does_not(capsys):
-    print_records([make(0.1, budget=7, defenses=(wall(7),)), make(0.2, budget=7, defenses=(wall(9),))], Path("s"))
+    print_records(
+        [make(0.1, budget=7, defenses=(wall(7),)), make(0.2, budget=7, defenses=(wall(9),))], Path("s")
+    )
     out = " ".join(capsys.readouterr().out.split())
     assert "poisons=9" in out and "poisons=7" not in out
 

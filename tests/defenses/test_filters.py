@@ -212,7 +212,9 @@ def test_short_trainings_need_the_classifier_itself(ctx):
         small_loss.SPEC.run(inner, small_loss.Config(poisons=3), ctx).fit(data, [0], ctx)
 
 
-@pytest.mark.parametrize("name", ["activation-clustering", "knn-agreement", "small-loss", "confident-learning"])
+@pytest.mark.parametrize(
+    "name", ["activation-clustering", "knn-agreement", "small-loss", "confident-learning"]
+)
 def test_cards_say_what_is_told(name):
     spec = registry.get("defense", name)
     told_anything = spec.oracle(spec.presets["default"].config) if callable(spec.oracle) else spec.oracle

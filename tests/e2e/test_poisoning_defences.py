@@ -290,7 +290,10 @@ def test_a_class_rarer_than_folds_is_said(capsys, tmp_path):
     (path,) = tmp_path.glob("*/record.json")
     record = json.loads(path.read_text())
     assert record["status"] == "error"
-    assert "folds: expected at most the rows of each label; label 0 has 128 for 200" in record["error"]["message"]
+    assert (
+        "folds: expected at most the rows of each label; label 0 has 128 for 200"
+        in record["error"]["message"]
+    )
 
 
 @pytest.mark.parametrize("name", ["spectral-signatures", "spectre", "shadow", "random-removal"])

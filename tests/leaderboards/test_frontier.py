@@ -294,7 +294,8 @@ def test_of_a_metric_in_lower_less_is_better() -> None:
     names = ("weak", "strong", "costly")
     points = {"weak": (0.9, 0.8), "strong": (0.9, 0.1), "costly": (0.7, 0.1)}
     kept = [
-        (n, estimate(points[n][0]), frontier._kept(estimate(points[n][1]), "pta", rules.frontier)) for n in names
+        (n, estimate(points[n][0]), frontier._kept(estimate(points[n][1]), "pta", rules.frontier))
+        for n in names
     ]
     assert frontier._kept(estimate(0.3), "cta", rules.frontier) == estimate(0.3)
     assert [p.split(",")[0].split(":")[0] for p in frontier.places(kept)] == ["no", "yes", "no"]
