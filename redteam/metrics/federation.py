@@ -30,6 +30,7 @@ CLIENT_COLUMNS = ("victim", "round", "client", "malicious", "weight", "removed",
 NOTE_COLUMNS = ("victim", "round", "name", "value")
 # Notes that the scorer adds: images put through training steps, by the victim and by its reference.
 TRAINED, BASE_TRAINED = "trained", "base_trained"
+_TENTHS = 10
 
 
 def federation_metrics(
@@ -53,13 +54,18 @@ def federation_metrics(
 
 
 def by_round(rounds: pd.DataFrame) -> dict[tuple[str, str], Estimate]:
-    """asr and cta at each snapshot, by (name, "round=N"): backdoor leakage as a curve."""
-    out: dict[tuple[str, str], Estimate] = {}
-    for number in sorted(rounds["round"].unique()):
-        part = rounds[rounds["round"] == number]
-        out["asr", f"round={number}"] = _over_victims(part, lambda one: _counted(one, "hits", "others"))
-        out["cta", f"round={number}"] = _over_victims(part, lambda one: _counted(one, "correct", "n"))
-    return out
+    """asr and cta at a tenth of the way, two tenths, ..., by (name, "round=N"): backdoor leakage as a curve.
+
+    Where there are more than ten snapshots, those nearest below; the table of rounds holds them all.
+    """
+    numbers = np.sort(rounds["round"].unique())
+    places = (np.arange(1, _TENTHS + 1) * len(numbers) // _TENTHS) - 1
+    shown = rounds[rounds["round"].isin(numbers[places[places >= 0]])]
+    return {
+        (name, f"round={int(number)}"): _over_victims(part, lambda one, p=parts: _counted(one, *p))
+        for number, part in shown.groupby("round")
+        for name, parts in (("asr", ("hits", "others")), ("cta", ("correct", "n")))
+    }
 
 
 def over_rounds(rounds: pd.DataFrame) -> dict[str, Estimate]:
