@@ -271,7 +271,7 @@ def test_base_rate_flag(dataset, ctx):
         # What the artifact leaves unsaid is an honest client's, and not what was planned.
         ({}, {"bound": 1.0}, ALL, "bound 1.0, the artifact's have None"),
         (
-            {"conduct": {"scale": 50.0}},
+            {"conduct": {"scale": 50.0, "rate": 0.5}},
             {"strategy": "rate", "rate": 0.5},
             ALL,
             "scale 1.0, the artifact's have 50.0",
