@@ -170,6 +170,9 @@ class ShadowRule:
         for shadow in list(self.watched):
             if shadow in self.watched:
                 round = self._step(shadow, round)
+        if round.index + 1 == self.setting.rounds:
+            for shadow in self.watched:
+                round = noted(round, "no-shadow", shadow.label) if shadow.finished is None else round
         return round
 
     def _step(self, shadow: Shadow, round: Round) -> Round:

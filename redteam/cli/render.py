@@ -94,7 +94,7 @@ def pooled(records: Sequence[Record], name: str) -> Estimate | None:
 
 def print_records(records: Sequence[Record], store: Path) -> None:
     """A table for each task, goal and defence, with a row for each attack and budget, seeds pooled; then paths."""
-    console = Console(width=max(110, shutil.get_terminal_size().columns))
+    console = Console(width=max(126, shutil.get_terminal_size().columns))
     sections: dict[str, list[Record]] = defaultdict(list)
     for r in records:
         sections[_fixed(r)].append(r)

@@ -276,5 +276,6 @@ def _flags(
         "under-budget": len(artifact.ids) < artifact.budget,
         "updates-rejected": bool(clients["rejected"].any()),
         "nothing-kept": bool((notes["name"] == "nothing-kept").any()),
+        "no-shadow": bool((notes["name"] == "no-shadow").any()),
     }
     return tuple(name for name, raised in flags.items() if raised)
