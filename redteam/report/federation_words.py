@@ -154,12 +154,12 @@ def _over_rounds(record: Record, own: Line | None) -> str:
         return ""
     over = [number for number, e in own.asr if e.value > 0.5]
     when = (
-        f"; it is above one half first after {count(over[0], 'round')}"
+        f"; of the {len(own.asr)} places drawn below it is above one half first after {count(over[0], 'round')}"
         if over
-        else "; it never is above one half"
+        else f"; at none of the {len(own.asr)} places drawn below is it above one half"
     )
     return (
-        f"Over {count(len(own.asr), 'snapshot')}, asr is {with_interval(mean)} in the mean and at most "
+        f"Over all snapshots, asr is {with_interval(mean)} in the mean and at most "
         f"{with_interval(most)}{when}. A model that is used while it trains is exposed to that, "
         "whatever the last one does."
     )
