@@ -56,7 +56,7 @@ def test_run_puts_the_rule_behind_the_others_with_its_settings(name):
     config = module.Config(**({"poisons": 3} if name in TOLD else {}))
     before = FakeFederation(40, [("first", {}, lambda setting: Rules())])
     target = module.run(before, config, None)
-    assert [(n, s) for n, s, _ in target.rules[1:]] == [(name, to_json(config))]
+    assert [(n, s) for n, s, _ in target.rules[1:]] == [(f"{name} {module.SPEC.version}", to_json(config))]
     assert target.rule(10) is not target.rule(10) or name != "foolsgold", "each run has a memory of its own"
     assert module.SPEC.threat is shared.FEDERATED_THREAT and module.SPEC.fits(shared.FEDERATED_THREAT)
 

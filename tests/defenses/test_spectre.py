@@ -26,7 +26,7 @@ from defenses._shared.spectre import (
 )
 from redteam.context import Context
 from redteam.device import Device
-from redteam.errors import ConfigError, DataError, RedteamError
+from redteam.errors import ConfigError, DataError, InputError, RedteamError
 from redteam.federation import Round, Setting
 from redteam.seeding import SeedPath
 from redteam.types import TrainingSet
@@ -256,9 +256,13 @@ def test_duplicates_share_their_score():
 
 
 def test_bad_features_are_refused():
-    for x in (np.zeros((0, 3)), np.zeros(3), np.array([[1.0, np.nan]])):
+    for x in (np.zeros((0, 3)), np.zeros(3)):
         with pytest.raises(DataError, match="SPECTRE"):
             spectre(x, 1)
+    # Of a classifier that diverged: a run that failed, no input that is wrong.
+    with pytest.raises(RedteamError, match="expected finite features") as found:
+        spectre(np.array([[1.0, np.nan]]), 1)
+    assert not isinstance(found.value, InputError)
 
 
 def test_fitted_scores_its_own_samples_and_others():
@@ -454,5 +458,5 @@ def test_federations_get_the_rule():
             )
 
     defence.run(Fake(), config(poisons=20), None)
-    assert made["name"] == "spectre" and made["settings"]["poisons"] == 20
+    assert made["name"] == f"spectre {defence.SPEC.version}" and made["settings"]["poisons"] == 20
     assert (made["rule"](federated_round()[0]).weights == 0).sum() == 9

@@ -249,7 +249,7 @@ BAD = [
         "no file at none.npy",
     ),
     (["attack", "flip", "--adaptive", "--dataset", "digits"], "--adaptive: expected at least one --defense"),
-    (["attack", "flip", "--defense", "shadow"], "unknown defense 'shadow'"),
+    (["attack", "flip", "--defense", "shadows"], "unknown defense 'shadows'. Did you mean 'shadow'"),
     (["attack", "flip", "--device", "gpu"], "expected a device such as cpu"),
     (["score", "nothing"], "there is no such run"),
     (["leaderboard", "show", "nothing"], "no records at nothing"),

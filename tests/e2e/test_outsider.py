@@ -84,7 +84,9 @@ def test_evaluate_runs_every_attack_with_and_without(site, tmp_path):
     cells = json.loads(done.stdout)["cells"]
     names = {c["attack"]["name"] for c in cells}
     assert {"flip", "badnets", "no-attack", "outsider-swap"} <= names
-    assert len(cells) == 2 * len(names) and sum(bool(c["defenses"]) for c in cells) == len(names)
+    # Each attack in all its variants, and each of these with and without.
+    runs = {(c["attack"]["name"], json.dumps(c["attack"]["config"], sort_keys=True)) for c in cells}
+    assert len(cells) == 2 * len(runs) and sum(bool(c["defenses"]) for c in cells) == len(runs)
 
 
 def test_a_failing_attack_gives_a_record_that_says_why(site, tmp_path):

@@ -249,7 +249,10 @@ def test_the_sentences_say_who_was_attacked_and_what_came_out(
     assert "all images are turned by 30 degrees every 20 rounds" in seen
     assert "class 4 (e)" in seen and "Beyond their data they act like honest ones" in seen
     assert f"asr is {fraction(mean.value)} {bounds(mean.low, mean.high)} in the mean" in seen
-    assert "places drawn below is it above one half" in seen and "The interval of trigger_lift lies above zero" in seen
+    assert (
+        "places drawn below is it above one half" in seen
+        and "The interval of trigger_lift lies above zero" in seen
+    )
     assert "It removes malicious clients more often than honest ones." in seen
     assert "Training took 1.00 times the images of the reference." in seen
     assert "undefended (3 seeds), asr" in seen and "federated-no-attack, undefended (1 seed), asr" in seen
