@@ -8,15 +8,26 @@ from typing import Any
 from redteam import kinds, registry
 from redteam.context import Context
 from redteam.device import Device, set_threads
+from redteam.errors import ConfigError
 from redteam.kinds import DataSource
 from redteam.plan import Job, rebuild
 from redteam.seeding import SeedPath
 
 
 def estimate(jobs: Sequence[Job], source: DataSource, device: Device, workers: int) -> dict[str, Any]:
-    """Amounts by stage, the rate, and seconds if the cells keep all workers busy."""
+    """Amounts by stage, the rate, and seconds if the cells keep all workers busy.
+
+    Raises:
+        ConfigError: the cells are on several kinds of targets, whose work is counted in other units.
+    """
     ctx = Context(device, SeedPath(0))
     set_threads()
+    names = dict.fromkeys(job.cell.attack.name for job in jobs)
+    targets = {kinds.of_spec(registry.get("attack", name)).spec.name for name in names}
+    if len(targets) > 1:
+        raise ConfigError(
+            f"--dry-run: expected cells of one kind of target, got {', '.join(sorted(targets))}; plan them apart"
+        )
     kind = kinds.of_spec(registry.get("attack", jobs[0].cell.attack.name))
     work = kind.work(jobs, lambda job: rebuild(job, source, ctx), ctx)
     used = min(workers, len(jobs))
