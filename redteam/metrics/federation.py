@@ -61,11 +61,11 @@ def by_round(rounds: pd.DataFrame) -> dict[tuple[str, str], Estimate]:
     numbers = np.sort(rounds["round"].unique())
     places = (np.arange(1, _TENTHS + 1) * len(numbers) // _TENTHS) - 1
     shown = rounds[rounds["round"].isin(numbers[places[places >= 0]])]
-    return {
-        (name, f"round={int(number)}"): _over_victims(part, lambda one, p=parts: _counted(one, *p))
-        for number, part in shown.groupby("round")
-        for name, parts in (("asr", ("hits", "others")), ("cta", ("correct", "n")))
-    }
+    out: dict[tuple[str, str], Estimate] = {}
+    for number, part in shown.groupby("round"):
+        out["asr", f"round={number}"] = _over_victims(part, lambda one: _counted(one, "hits", "others"))
+        out["cta", f"round={number}"] = _over_victims(part, lambda one: _counted(one, "correct", "n"))
+    return out
 
 
 def over_rounds(rounds: pd.DataFrame) -> dict[str, Estimate]:
