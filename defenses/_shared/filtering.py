@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
+from redteam.config import to_json
 from redteam.context import Context
 from redteam.errors import RedteamError, ThreatMismatchError
 from redteam.filtering import FilteredClassifier, Verdicts
@@ -32,15 +33,14 @@ class Inspect(Protocol):
 
 
 @dataclass(frozen=True)
-class Filtering:
-    """A trainable that fits on what a filter leaves of its data. Each seed has its own verdicts."""
+class Behind:
+    """What every trainable behind a filter shares with the one it wraps. settings: the filter's own."""
 
     inner: Any
     name: str
-    settings: Mapping[str, Any]
-    inspect: Inspect
+    settings: Any
 
-    kind: TargetKind = "trainable"
+    kind: ClassVar[TargetKind] = "trainable"
 
     @property
     def train(self) -> ImageSet:
@@ -61,7 +61,15 @@ class Filtering:
 
     def fingerprint(self) -> dict[str, Any]:
         """The filter and the target behind it."""
-        return {"filter": self.name, "settings": dict(self.settings), "inner": self.inner.fingerprint()}
+        settings = dict(self.settings) if isinstance(self.settings, Mapping) else to_json(self.settings)
+        return {"filter": self.name, "settings": settings, "inner": self.inner.fingerprint()}
+
+
+@dataclass(frozen=True)
+class Filtering(Behind):
+    """A trainable that fits on what a filter leaves of its data. Each seed has its own verdicts."""
+
+    inspect: Inspect
 
     def fit(self, data: TrainingSet, seeds: Sequence[int], ctx: Context) -> list[FilteredClassifier]:
         """One classifier per seed, each on what the filter left for it."""

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from defenses._shared.filtering import backbone, given_labels, subset, trained_images
+from defenses._shared.filtering import Behind, backbone, given_labels, subset, trained_images
 from defenses._shared.spectre import fit_spectre, highest
 from defenses.shadow.config import Config
-from redteam.config import to_json
 from redteam.context import Context
 from redteam.errors import ThreatMismatchError
 from redteam.filtering import FilteredClassifier, Overridden, Verdicts
 from redteam.train import Stop
-from redteam.types import DatasetFacts, Featured, ImageSet, TargetKind, TrainingSet
+from redteam.types import Featured, TrainingSet
 
 
 @dataclass(frozen=True)
@@ -52,34 +50,10 @@ def flag(features: np.ndarray, rows: np.ndarray, config: Config) -> Flagged:
 
 
 @dataclass(frozen=True)
-class Shadowed:
+class Shadowed(Behind):
     """A trainable whose classifiers have shadows. Each seed has its own verdicts."""
 
-    inner: Any
-    name: str
     settings: Config
-    kind: TargetKind = "trainable"
-
-    @property
-    def train(self) -> ImageSet:
-        """The clean training data."""
-        train: ImageSet = self.inner.train
-        return train
-
-    @property
-    def facts(self) -> DatasetFacts:
-        """What is customary for the data set."""
-        facts: DatasetFacts = self.inner.facts
-        return facts
-
-    @property
-    def config(self) -> Any:
-        """Architecture and recipe of the target."""
-        return self.inner.config
-
-    def fingerprint(self) -> dict[str, Any]:
-        """The filter and the target behind it."""
-        return {"filter": self.name, "settings": to_json(self.settings), "inner": self.inner.fingerprint()}
 
     def fit(self, data: TrainingSet, seeds: Sequence[int], ctx: Context) -> list[FilteredClassifier]:
         """One classifier per seed: a backbone and a shadow for each label looked at.

@@ -300,12 +300,19 @@ def test_the_scorer_takes_nothing_on_the_attacks_word(changes, config, access, m
 
 
 def test_what_the_threat_allows_passes():
+    """Beside the refusals above, which the same calls raise for with one thing changed."""
     enforce_threat(artifact(), {"budget": 2, "source": -1, "presence": "fixed", "epochs": 1}, ALL[:2])
     everything = {"epochs": 4, "scale": 2.0, "bound": 1.0, "rate": 0.5, "report": "clean"}
     enforce_threat(artifact(conduct=everything), {"scale": 2.0, "bound": 1.0}, ALL)
     # The defaults, spelt out, are no conduct of their own.
     enforce_threat(artifact(conduct={"scale": 1.0, "bound": None, "rate": 1.0}), {}, ALL[:2])
     enforce_threat(artifact(ids=(), budget=0), {"budget": 0}, ())
+    with pytest.raises(BudgetExceededError, match="rate"):
+        enforce_threat(
+            artifact(conduct={**everything, "scale": 1.0, "bound": None}),
+            {},
+            (ALL[0], ALL[1], ALL[2], ALL[4]),
+        )
 
 
 @pytest.mark.parametrize(
