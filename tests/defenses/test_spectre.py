@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import softmax
 from scipy.stats import ortho_group, spearmanr
 
 from defenses import spectre as defence
@@ -60,9 +61,13 @@ def test_weight_in_closed_form():
 def test_weight_is_positive_and_of_trace_one(seed):
     rng = np.random.default_rng(seed)
     x = rng.standard_normal((30, 4)) * rng.uniform(0.1, 3, 4)
-    weight = que_weight(covariance(x, ddof=1))
+    spread = covariance(x, ddof=1)
+    weight = que_weight(spread)
     assert np.isclose(np.trace(weight), 1) and np.allclose(weight, weight.T)
-    assert np.linalg.eigvalsh(weight).min() > 0
+    values = np.linalg.eigvalsh(spread)
+    excess = np.max(values) - 1
+    exact = softmax(4 * values / excess) if excess > 1e-9 else np.full(4, 1 / 4)  # positive, of sum one
+    assert np.allclose(np.linalg.eigvalsh(weight), exact, rtol=1e-6, atol=1e-14)  # may be below rounding
     assert (que_scores(x) >= 0).all()
 
 
