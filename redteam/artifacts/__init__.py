@@ -1,0 +1,44 @@
+"""What an attack hands to the scorer, saved as `.npz` without pickle and read back with its digest.
+
+A trigger is numbers plus a pure function that knows them (`redteam.triggers`), never a closure.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from redteam.artifacts.arrays import load_arrays, save_arrays
+from redteam.artifacts.evasion import Perturbed
+from redteam.artifacts.poisoning import Clients, Poison
+from redteam.artifacts.scripts import Scripts
+from redteam.artifacts.strings import Strings, Suffixes
+from redteam.errors import ArtifactError
+
+__all__ = [
+    "Artifact", "Clients", "Perturbed", "Poison", "Scripts", "Strings", "Suffixes", "load", "load_arrays",
+    "save_arrays",
+]  # fmt: skip
+
+Artifact = Poison | Strings | Suffixes | Scripts | Clients | Perturbed
+_KINDS: dict[str, Any] = {
+    cls.kind: cls.of for cls in (Poison, Strings, Suffixes, Scripts, Clients, Perturbed)
+}
+
+
+def load(path: Path, sha256: str | None = None) -> Artifact:
+    """Read an artifact of any kind.
+
+    Raises:
+        ArtifactError: see `load_arrays`; also for an unknown kind or missing parts.
+    """
+    arrays, meta = load_arrays(path, sha256)
+    kind = meta.pop("kind", None)
+    if kind not in _KINDS:
+        known = ", ".join(_KINDS)
+        raise ArtifactError(f"{path} holds an artifact of kind {kind!r}; this version reads: {known}")
+    try:
+        artifact: Artifact = _KINDS[kind](meta, arrays)
+        return artifact
+    except TypeError as error:
+        raise ArtifactError(f"{path} lacks or adds parts: {error}") from error
