@@ -12,7 +12,7 @@ from redteam.hashing import digest_json
 from redteam.seeding import SeedPath
 from redteam.types import ImageSet
 
-# Shares of the protocol of [dart2024] (specs: source 80/20; target 60 unlabelled, 20 validation, 20 test).
+# Shares of the protocol of [wang2024dart] (specs: source 80/20; target 60 unlabelled, 20 validation, 20 test).
 SOURCE_TRAIN, TARGET_TRAIN, TARGET_VAL = 0.8, 0.6, 0.2
 
 

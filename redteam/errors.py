@@ -70,6 +70,10 @@ class BackendError(RedteamError):
     """A model or endpoint that failed and will not answer: key rejected, no such model, broken answers."""
 
 
+class TrainingError(RedteamError):
+    """A training that cannot go on: its loss is no longer finite."""
+
+
 class StorageError(RedteamError):
     """A store that cannot be written: no permission, or no space left."""
 

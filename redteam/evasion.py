@@ -21,10 +21,15 @@ from redteam.types import ImageSet, TargetKind
 
 @dataclass(frozen=True)
 class Fitted:
-    """One network, in evaluation mode. step: the training step it was taken at, -1 if it was not trained here."""
+    """One network, in evaluation mode.
+
+    step: updates when it was taken, -1 if it was not trained here. pseudo: (n,) int64, the pseudo-labels of the
+    target's training images when the training ended, or None.
+    """
 
     network: nn.Module
     step: int = -1
+    pseudo: np.ndarray | None = None
 
 
 @runtime_checkable

@@ -58,11 +58,20 @@ class Algorithm(Protocol):
     groups: what it trains, of `model`, `critic`, `teacher`. adapts: whether it needs a target domain.
     """
 
-    name: str
-    groups: tuple[str, ...]
-    adapts: bool
-    pseudo: Pseudo
-    refresh: Refresh
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def groups(self) -> tuple[str, ...]: ...
+
+    @property
+    def adapts(self) -> bool: ...
+
+    @property
+    def pseudo(self) -> Pseudo: ...
+
+    @property
+    def refresh(self) -> Refresh: ...
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -128,7 +137,7 @@ class Dann:
 def train_critic(step: Step, zs: torch.Tensor, zt: torch.Tensor) -> Iterator[Loss]:
     """`critic_steps` updates of the critic on features that do not move.
 
-    The released code spends whole updates, inner maximisation included, on the critic alone; here each update serves both.
+    The released code spends whole updates, inner maximisation included, on the critic alone; here each serves both.
     """
     for _ in range(step.critic_steps):
         yield "critic", critic_loss(step.nets.critic(zs.detach()), step.nets.critic(zt.detach()))

@@ -21,6 +21,12 @@ class DomainConfig:
         "digit-cnn-small",
         "architecture, or a model of your own: FILE.pt, FILE.py:FUNCTION, torchvision:NAME, timm:NAME",
     )
+    mean: tuple[float, ...] = knob(
+        (),
+        "channel means taken off inside the network; none: of the source's images, or those of a torchvision or timm "
+        "model of your own; a FILE normalises by itself",
+    )
+    std: tuple[float, ...] = knob((), "the same, channel deviations divided by", above=0)
     victims: int = knob(1, "networks trained at once from different seeds on the same split", low=1)
     size: int = knob(16, "pixels a side of the images it sees; 0: as they are in the data", low=0)
     rows: int = knob(5000, "images used of each domain; 0: all", low=0)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
+
 import torch
 from torch import nn
 from torch.func import functional_call, stack_module_state

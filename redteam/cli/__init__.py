@@ -19,6 +19,7 @@ _COMMANDS = {
     "evaluate": ("redteam.cli.evaluate", "evaluate", "Run one defence against every attack of its kind."),
     "sweep": ("redteam.cli.sweep", "sweep", "Run every cell of a plan file."),
     "score": ("redteam.cli.score", "score", "Compute a run's metrics again from its files."),
+    "compare": ("redteam.cli.compare", "compare", "Paired differences between the defences of a store."),
     "report": ("redteam.cli.report", "report", "Write one HTML page about a run."),
     "export": ("redteam.cli.export", "export", "Write a run in the format of another tool."),
     "leaderboard": ("redteam.cli.leaderboard", "leaderboard", "Show, build, verify or extend the boards."),

@@ -28,11 +28,13 @@ def _section(title: str, rows: dict[str, str]) -> None:
 def list_() -> None:
     """List attacks, defences, audits, targets, data sets and models, one line each."""
     from redteam import data, models
+    from redteam.data.catalog import DOMAINS
     from redteam.llm.backends import AGENT_BACKENDS, BACKENDS
 
     for kind, title in _KINDS.items():
         _section(title, {n: registry.summary(kind, n) for n in registry.names(kind)})
     _section("Data sets", data.names())
+    _section("Domains, for pairs SOURCE-to-TARGET", DOMAINS)
     _section("Models", models.NAMES)
     _section("Language models", {f"{name}:": text for name, text in BACKENDS.items()})
     _section("Models of agents alone", {f"{name}:": text for name, text in AGENT_BACKENDS.items()})

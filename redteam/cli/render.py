@@ -57,6 +57,10 @@ LAYOUTS = {
     "moderation": Layout(
         ("evasion", "base_evasion", "random_evasion", "evasion_lift"), budget="max_queries",
     ),
+    "evasion": Layout(
+        ("accuracy", "robust_accuracy", "attack_success", "selection_gap"), ("norm", "eps"), budget="eps",
+        shown=("loss", "version"), together=True, behind="trained by",
+    ),
     "agent-privacy": Layout(
         ("privacy", "utility", "leaks"), budget="turns", shown=("strategy",), together=True, behind="agent behind",
     ),

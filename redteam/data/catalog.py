@@ -1,10 +1,15 @@
-"""Every data set by name, and the one function that loads images."""
+"""Every data set by name, and the functions that load images and pairs of domains."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from redteam.data.access import Access
 from redteam.errors import DataError, UnknownNameError
 from redteam.types import ImageDataset
+
+if TYPE_CHECKING:
+    from redteam.domain import DomainDataset
 
 _EMBEDDED = {
     "fashion-mini": "Fashion-MNIST at 14x14 grey, first 20,000 / 10,000; in the package; the default",
@@ -39,11 +44,31 @@ AGENTS: dict[str, str] = {
     "jsonl:PATH": "users, tasks and rules of your own, as `redteam export agents` writes them",
     "privacylens:PATH": "your own copy of a PrivacyLens-style JSON file",
 }
+# Domains of digits, 32x32 colour: any two are a task, `SOURCE-to-TARGET`. `load_domains` loads it. A star: made here.
+STANDARD_DIGITS = ("mnist", "usps", "svhn")
+DIGIT_DOMAINS: dict[str, str] = {
+    "mnist": "MNIST, all images",
+    "usps": "USPS, all images",
+    "svhn": "Street View House Numbers, all images",
+    "optdigits": "scikit-learn's handwritten digits; no download",
+    "mnist-m": "MNIST-M, from files that you place in the data folder",
+    "syn": "SYN (synthetic digits), from files that you place in the data folder",
+    "mnist-m*": "MNIST blended with made textures, like MNIST-M; `mnist-m-star` too",
+    "syn*": "10,000 digits drawn with fonts on plain grounds, like SYN; `syn-star` too; no download",
+    "svhn*": "10,000 drawn digits among others, blurred and noisy, like SVHN; `svhn-star` too; no download",
+}
+_DOMAIN_FOLDERS = {
+    "officehome:PATH:A-to-B": "OfficeHome: Art, Clipart, Product, Real World; PATH/<domain>/<class>/*; ?size=N, 224",
+    "pacs:PATH:A-to-B": "PACS: art_painting, cartoon, photo, sketch; ?size=N, 224",
+    "visda:PATH:A-to-B": "VisDA-17: train, validation, test; ?size=N, 224",
+    "domains:PATH:A-to-B": "any two folders PATH/A/<class>/*, PATH/B/<class>/*; ?size=N",
+}
+DOMAINS: dict[str, str] = {**DIGIT_DOMAINS, **_DOMAIN_FOLDERS}
 _LOSSY = "-jpeg"
 
 
 def names() -> dict[str, str]:
-    """Every data set, images, strings and users, with a line on each; imports nothing heavy."""
+    """Every data set, images, strings and users, with a line on each; imports nothing heavy. Not `DOMAINS`."""
     return {**_EMBEDDED, **_STANDARD, **_FOLDERS, **TEXTS, **AGENTS}
 
 
@@ -62,12 +87,15 @@ def load(
 
     Raises:
         UnknownNameError: no such name.
-        DataError: the data is missing, malformed or not what its name says, or a set of strings.
+        DataError: the data is missing, malformed or not what its name says, or no set of images.
     """
     if name in TEXTS or name.startswith("file:"):
         raise DataError(f"'{name}' is a set of strings for language models; expected a set of images")
     if name.partition("@")[0] in AGENTS or name.startswith(("jsonl:", "privacylens:")):
         raise DataError(f"'{name}' is a set of users for agents; expected a set of images")
+    if is_pair(name) or is_lone_domain(name):
+        what = "a pair of domains" if is_pair(name) else "a domain, one side of a pair"
+        raise DataError(f"'{name}' is {what}, for targets that adapt; expected a set of images")
     access = Access.resolve(data_dir, offline=offline, download=download)
     if name.startswith("folder:"):
         from redteam.data.folder import load_folder
@@ -78,6 +106,31 @@ def load(
 
         return load_hf(name, access)
     return _load_named(name, access)
+
+
+def load_domains(
+    name: str, *, data_dir: str | None = None, offline: bool = False, download: bool = False
+) -> DomainDataset:
+    """Load a pair of domains, or an ordinary data set as one domain: see `redteam.data.domains.load_pair`."""
+    from redteam.data.domains import load_pair
+
+    return load_pair(name, Access.resolve(data_dir, offline=offline, download=download))
+
+
+def plain(name: str) -> str:
+    """A data set's or domain's name without what says that its bytes are lossy."""
+    return name.removesuffix(_LOSSY)
+
+
+def is_pair(name: str) -> bool:
+    """Whether a name is of the form `SOURCE-to-TARGET`, or begins like a pair of domain folders."""
+    kinds = tuple(f"{known.partition(':')[0]}:" for known in _DOMAIN_FOLDERS)
+    return name.startswith(kinds) or ("-to-" in name and not name.startswith(("folder:", "hf:")))
+
+
+def is_lone_domain(name: str) -> bool:
+    """Whether a name is that of a digit domain which is no data set."""
+    return plain(name).replace("-star", "*") in DIGIT_DOMAINS and plain(name) not in STANDARD_DIGITS
 
 
 def _load_named(name: str, access: Access) -> ImageDataset:

@@ -32,11 +32,11 @@ def load_folder(name: str) -> ImageDataset:
     """
     root, size = _parse(name)
     train_dir, test_dir = _split_folders(root)
-    train_files, test_files = _class_files(train_dir), _class_files(test_dir)
-    _require_same_classes(train_dir, train_files, test_dir, test_files)
+    train_files, test_files = class_files(train_dir), class_files(test_dir)
+    require_same_classes(train_dir, train_files, test_dir, test_files)
     hint = "" if size else f"; 'folder:{root}?size=32' resizes the shorter side and crops the centre"
-    train_images, train_labels = _read(train_files, size, hint)
-    test_images, test_labels = _read(test_files, size, hint)
+    train_images, train_labels = read_classes(train_files, size, hint)
+    test_images, test_labels = read_classes(test_files, size, hint)
     train_images, test_images = match_splits(train_images, test_images, hint)
     classes = tuple(train_files)
     resized = f", resized and cropped to {size}x{size}" if size else ""
@@ -70,7 +70,12 @@ def _split_folders(root: Path) -> tuple[Path, Path]:
     return root / "train", tests[0]
 
 
-def _class_files(split: Path) -> dict[str, list[Path]]:
+def class_files(split: Path) -> dict[str, list[Path]]:
+    """The image files of each class folder, sorted by class name.
+
+    Raises:
+        DataError: a class without an image.
+    """
     folders = sorted(p for p in split.iterdir() if p.is_dir() and not p.name.startswith("."))
     files = {folder.name: image_files(folder) for folder in folders}
     for class_name, found in files.items():
@@ -82,9 +87,11 @@ def _class_files(split: Path) -> dict[str, list[Path]]:
     return files
 
 
-def _require_same_classes(
-    train_dir: Path, train: dict[str, list[Path]], test_dir: Path, test: dict[str, list[Path]]
-) -> None:
+def require_same_classes(
+    train_dir: Path, train: dict[str, list[Path]], test_dir: Path, test: dict[str, list[Path]],
+    what: str = "training and test",
+) -> None:  # fmt: skip
+    """Raise a `DataError` if two folders name different classes, or none. what: what to call them."""
     if not train:
         raise DataError(f"expected one folder per class in {train_dir}, found none")
     if set(train) != set(test):
@@ -96,10 +103,11 @@ def _require_same_classes(
             )
             if here - there
         ]
-        raise DataError(f"training and test classes differ; {'; '.join(only)}")
+        raise DataError(f"{what} classes differ; {'; '.join(only)}")
 
 
-def _read(files: dict[str, list[Path]], size: int | None, hint: str) -> tuple[np.ndarray, np.ndarray]:
+def read_classes(files: dict[str, list[Path]], size: int | None, hint: str) -> tuple[np.ndarray, np.ndarray]:
+    """All images (N, H, W, C) uint8 and labels (N,) int64 of `class_files`; `hint` ends an error about sizes."""
     counts = [len(found) for found in files.values()]
     everything = [path for found in files.values() for path in found]
     labels = np.repeat(np.arange(len(counts), dtype=np.int64), counts)

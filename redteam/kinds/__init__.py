@@ -71,6 +71,7 @@ _MODULES: dict[TargetKind, str] = {
     "language-model": "redteam.kinds.language",
     "text-classifier": "redteam.kinds.text",
     "agent": "redteam.kinds.agent",
+    "classifier": "redteam.kinds.classifier",
 }
 _BY_ARTIFACT = {
     "poison": "trainable",
@@ -78,6 +79,7 @@ _BY_ARTIFACT = {
     "strings": "language-model",
     "suffixes": "text-classifier",
     "scripts": "agent",
+    "perturbed": "classifier",
 }
 
 

@@ -21,6 +21,8 @@ NAMES: dict[str, str] = {
     "cnn": "three convolutions with batch normalisation, one linear layer",
     "mlp": "images averaged down to 14 pixels a side, 64 hidden units: for federations on a CPU",
     "convnet": "two convolutions, a max-pool and 128 hidden units; no batch normalisation, no dropout",
+    "digit-cnn": "the digits' network of DART: four convolutions, group normalisation, 128 features",
+    "digit-cnn-small": "three convolutions with group normalisation, 64 features: for 16 pixels on a CPU",
 }
 
 
@@ -35,7 +37,7 @@ def build(name: str, *, classes: int, shape: tuple[int, int, int], seeds: SeedPa
     height, width, channels = shape
     if min(height, width) < 8:
         raise ConfigError(f"model '{name}' needs images of at least 8x8 pixels, got {height}x{width}")
-    from redteam.models import convnets, preact, vit
+    from redteam.models import convnets, digits, preact, vit
 
     with seeds.as_global():
         if name.startswith("preact-resnet"):
@@ -52,4 +54,8 @@ def build(name: str, *, classes: int, shape: tuple[int, int, int], seeds: SeedPa
             return convnets.Mlp(height, width, channels=channels, classes=classes)
         if name == "convnet":
             return convnets.convnet(height, width, channels=channels, classes=classes)
+        if name == "digit-cnn":
+            return digits.digit_cnn(channels=channels, classes=classes)
+        if name == "digit-cnn-small":
+            return digits.digit_cnn_small(channels=channels, classes=classes)
         return convnets.small_cnn(channels=channels, classes=classes)

@@ -1,0 +1,45 @@
+"""APGD-CE: PGD with momentum on cross-entropy that chooses its own step.
+
+Threat: white-box. The attacker holds the network, the test images and their labels, and moves each image inside an
+Linf or L2 ball. What it wants: every image misclassified. The first iterate that fools the network is kept.
+Source: [croce2020autoattack] Algorithm 1; departures stand in `attacks/_shared/apgd.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from attacks._shared import apgd
+from attacks._shared.evasion import SMOKE_TARGET, Radius, perturb, spec
+from redteam.artifacts import Perturbed
+from redteam.config import knob
+from redteam.context import Context
+from redteam.evasion import Attackable
+from redteam.types import Preset
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApgdCe(Radius):
+    """The ball, and how long is searched."""
+
+    steps: int = knob(100, "steps of ascent", low=1)
+    restarts: int = knob(1, "runs from different starts, each on what survived the ones before", low=1)
+
+    def __post_init__(self) -> None:
+        Radius.__post_init__(self)
+
+
+def run(target: Attackable, config: ApgdCe, ctx: Context) -> Perturbed:
+    """Attack each example that the network gets right."""
+    attempts = {"apgd-ce": apgd.attempt(steps=config.steps, restarts=config.restarts)}
+    return perturb(target, config, ctx, attempts)
+
+
+SPEC = spec(
+    "apgd-ce", run, ApgdCe, "croce2020autoattack",
+    {
+        "default": Preset(config=ApgdCe(steps=50)),
+        "paper": Preset(config=ApgdCe()),
+        "smoke": Preset(config=ApgdCe(steps=8), target=SMOKE_TARGET),
+    },
+)  # fmt: skip

@@ -1,0 +1,109 @@
+"""Runs as a comparison sees them: which are alike, and what their tasks, attacks and defences are called."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from redteam import registry
+from redteam.config import to_json
+from redteam.hashing import canonical_json
+from redteam.record import DefensePlugin, Record
+
+NOTHING = "none"
+# Settings of targets that are hyper-parameters of a training, and no part of the task: `--by` chooses among them.
+TRAINING = frozenset({
+    "steps", "batch_size", "lr", "lr_critic", "beta1", "weight_decay", "critic_steps", "critic_width",
+    "critic_layers", "inner_steps", "inner_step", "eps_ramp",
+})  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One run. setting: its defences with their unusual settings; family: their names alone.
+
+    knowledge: who knew of the defence, empty without one. alike: what comparable runs share, but for the seed.
+    across: the same without the data set, which averages go over.
+    """
+
+    record: Record
+    task: str
+    attack: str
+    setting: str
+    family: str
+    knowledge: str
+    alike: str
+    across: str
+
+
+def entries(records: Sequence[Record], chosen: bool) -> list[Entry]:
+    """The runs. chosen: whether hyper-parameters of the training belong to the setting, and not to the task."""
+    free = TRAINING if chosen else frozenset[str]()
+    task = _call(records, lambda r: (f"{r.cell.task.model} on {r.cell.task.dataset}", _without(r, free)))
+    attack = _call(records, lambda r: (r.cell.attack.name, r.cell.attack.config))
+    family = {r.id: " + ".join(d.name for d in r.cell.defenses) or NOTHING for r in records}
+    trained = _call(records, lambda r: (family[r.id], {k: r.cell.task.config.get(k) for k in sorted(free)}))
+    out = []
+    for r in records:
+        told = trained(r).removeprefix(family[r.id])
+        what = [r.cell.threat, r.cell.attack.model_dump(), r.cell.task.model, _without(r, free)]
+        oblivious = ", oblivious" if r.cell.defenses and r.cell.knowledge == "oblivious" else ""
+        out.append(
+            Entry(
+                record=r,
+                task=task(r),
+                attack=attack(r),
+                setting=label(r.cell.defenses) + told + oblivious,
+                family=family[r.id] + oblivious,
+                knowledge=r.cell.knowledge if r.cell.defenses else "",
+                alike=canonical_json([*what, r.cell.task.dataset, r.cell.task.digest, r.cell.task.version]),
+                across=canonical_json(what),
+            )
+        )
+    return out
+
+
+def _without(r: Record, keys: frozenset[str]) -> dict[str, Any]:
+    return {k: v for k, v in r.cell.task.config.items() if k not in keys}
+
+
+def label(defenses: Sequence[DefensePlugin]) -> str:
+    """The defences, each with those of its settings that differ from its defaults; `none` for none."""
+    return " + ".join(_one(d) for d in defenses) or NOTHING
+
+
+def _one(d: DefensePlugin) -> str:
+    usual: dict[str, Any] = {}
+    told = []
+    if d.name in registry.names("defense"):
+        spec = registry.get("defense", d.name)
+        usual = to_json(spec.presets["default"].config)
+        told = [f"version {d.version}"] if spec.version != d.version else []
+    told += [f"{k}={v}" for k, v in d.config.items() if k not in usual or usual[k] != v]
+    return f"{d.name} ({', '.join(told)})" if told else d.name
+
+
+def _call(
+    records: Sequence[Record], of: Callable[[Record], tuple[str, Mapping[str, Any]]]
+) -> Callable[[Record], str]:
+    """Names, each with the settings in which it differs from others of that name."""
+    groups: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for r in records:
+        name, config = of(r)
+        groups[name].append(config)
+    apart = {
+        name: [k for k in dict.fromkeys(k for c in configs for k in c) if _differs(k, configs)]
+        for name, configs in groups.items()
+    }
+
+    def named(r: Record) -> str:
+        name, config = of(r)
+        return ", ".join([name, *(f"{k} {config.get(k)}" for k in apart[name])])
+
+    return named
+
+
+def _differs(key: str, configs: Sequence[Mapping[str, Any]]) -> bool:
+    return len({canonical_json(c.get(key)) for c in configs}) > 1
