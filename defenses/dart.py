@@ -18,7 +18,7 @@ not in it. Claim: up to 29.2 % relative gain of robustness on a pair.
 Deviations.
 - The rule of pseudo-labels. Released: replace them where *labelled* target validation images are classified best
   (`refresh=oracle`, preset `paper`), a leak of a fifth of the target's labels. Default: where labelled source
-  validation images are. `never` keeps the Natural DANN's.
+  validation images are, under PGD. `never` keeps the Natural DANN's.
 - Only the DANN divergence is released; kl as the source option cannot run there.
 - Cost, in forwards of a batch (a gradient of inputs counts one, of parameters one more), with 5 inner steps:
   released 58 (each inner step forwards x_s~ once, x_t once for its labels and x_t' twice, and accumulates
@@ -63,7 +63,7 @@ class Config:
     weight: float = knob(1.0, "lambda: weight of the divergence; 0: without one", low=0)
     adversarial_weight: float = knob(1.0, "lambda1: weight of the CE of perturbed target images", low=0)
     refresh: Literal["latest", "source-clean", "source-pgd", "oracle", "never"] = knob(
-        "source-clean",
+        "source-pgd",
         "at validations, pseudo-labels become the model's: always; at its best accuracy on the source, clean or "
         "under PGD; or on labelled target images (oracle: the released rule); or never",
     )

@@ -229,7 +229,8 @@ _RUN_KEYS: dict[str, Any] = {
 
 
 def read_plan(path: Path) -> list[Request]:
-    """Requests from a TOML plan: `[[run]]` tables, each with an optional `grid` of option lists.
+    """Requests from a TOML plan: `[[run]]` tables, each with an optional `grid` of lists: of the attack's options, and
+    of `dataset`, of `defenses` (lists of names) and of the target's knobs (`target.KEY`).
 
     Raises:
         ConfigError: no such file, not TOML, or a key or value that does not fit.
@@ -267,16 +268,23 @@ def _requests(table: Any, path: Path) -> list[Request]:
     if not all(isinstance(v, list) and v for v in grid.values()):
         raise ConfigError(f"{path}: grid: expected a list of values for each option, got {grid!r}")
     return [
-        Request(
-            attack=table["attack"],
-            preset=table.get("preset", "default"),
-            dataset=table.get("dataset"),
-            values={**table.get("options", {}), **dict(zip(grid, point, strict=True))},
-            target={**table.get("victim", {}), **table.get("target", {})},
-            defenses=parse_defenses(table.get("defenses", ())),
-            seeds=range(table.get("seeds", 1)),
-            controls=table.get("controls", "cheap"),
-            adaptive=table.get("adaptive", False),
-        )
-        for point in itertools.product(*grid.values())
+        _at(table, dict(zip(grid, point, strict=True)), path) for point in itertools.product(*grid.values())
     ]
+
+
+def _at(table: dict[str, Any], point: Mapping[str, Any], path: Path) -> Request:
+    """One point of a grid: `dataset`, `defenses`, `target.KEY` for the target, and the attack's own options."""
+    behind = point.get("defenses", table.get("defenses", ()))
+    own = {k: v for k, v in point.items() if k not in ("dataset", "defenses") and not k.startswith("target.")}
+    target = {k.removeprefix("target."): v for k, v in point.items() if k.startswith("target.")}
+    return Request(
+        attack=table["attack"],
+        preset=table.get("preset", "default"),
+        dataset=point.get("dataset", table.get("dataset")),
+        values={**table.get("options", {}), **own},
+        target={**table.get("victim", {}), **table.get("target", {}), **target},
+        defenses=parse_defenses(convert(f"{path}: grid: defenses", behind, tuple[str, ...])),
+        seeds=range(table.get("seeds", 1)),
+        controls=table.get("controls", "cheap"),
+        adaptive=table.get("adaptive", False),
+    )

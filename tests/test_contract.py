@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from redteam import federated, registry
+from redteam.adapt import target as classifiers
+from redteam.adapt.target import DomainTarget
 from redteam.agents import target as agents
 from redteam.artifacts import load
 from redteam.config import build, knobs, to_json
@@ -24,9 +26,11 @@ from redteam.llm import target as language
 from redteam.llm.options import ModelOptions
 from redteam.llm.target import open_model
 from redteam.score.agents import enforce
+from redteam.score.evasion import enforce_threat as enforce_ball_threat
 from redteam.seeding import SeedPath
 from redteam.trainable import ImageTrainable
 from redteam.types import Spec, Trainable
+from tests.adapt.toys import pair as bands_pair
 from tests.conftest import small_config, stripes_dataset
 from tests.llm.toy import ToyModel
 
@@ -304,3 +308,49 @@ def test_defences_of_federations_give_one_that_says_it_is_defended(name, ctx):
     (run,) = defended.fit(None, [0], ctx)
     assert set(run.clients["round"]) == {0, 1, 2} and run.snapshots[-1].round == 3
     assert np.isfinite(run.snapshots[-1].model.logits(target.train.images[:4])).all()
+
+
+EVASION = [n for n in registry.names("attack") if registry.get("attack", n).threat.kind == "evasion"]
+# What shrinks an evasion attack to the size of a test.
+FEW = {"steps": 3, "queries": 5, "targets": 2, "restarts": 1}
+TINY_CLASSIFIER = {
+    "model": "digit-cnn-small", "size": 0, "rows": 0, "steps": 4, "batch_size": 16, "check_every": 2, "val_rows": 10,
+    "val_steps": 1, "inner_steps": 1, "critic_width": 8, "examples": 12, "lr": 1e-3,
+}  # fmt: skip
+
+
+def evaded(name: str, seed: int, path: Path):
+    """Run one attack on a tiny classifier; returns (artifact, file bytes, config)."""
+    spec, ctx = registry.get("attack", name), Context(Device("cpu"), SeedPath(seed))
+    target = DomainTarget(bands_pair(), classifiers.configure(bands_pair(), TINY_CLASSIFIER))
+    values = {k: v for k, v in FEW.items() if k in knobs(spec.config)}
+    values |= {"version": "custom"} if "version" in knobs(spec.config) else {}
+    config = spec.resolve(build(spec.config, values, base=spec.presets["default"].config), target)
+    artifact = spec.run(target, config, ctx.at("attack", name))
+    artifact.save(path)
+    return artifact, path.read_bytes(), config
+
+
+@pytest.mark.parametrize("name", EVASION)
+def test_evasion_same_seed_same_bytes_ball_kept_and_disk_survived(name, tmp_path):
+    artifact, first, config = evaded(name, 0, tmp_path / "a.npz")
+    assert evaded(name, 0, tmp_path / "b.npz")[1] == first
+    enforce_ball_threat(artifact, to_json(config), registry.get("attack", name).threat.access)
+    again = load(tmp_path / "a.npz")
+    for field in dataclasses.fields(artifact):
+        a, b = getattr(artifact, field.name), getattr(again, field.name)
+        assert np.array_equal(a, b) if isinstance(a, np.ndarray) else a == b, field.name
+
+
+@pytest.mark.parametrize(
+    "name", [n for n in registry.names("defense") if registry.get("defense", n).threat.kind == "evasion"]
+)
+def test_trainings_give_a_classifier_that_says_how_it_is_trained(name, ctx):
+    spec = registry.get("defense", name)
+    target = DomainTarget(bands_pair(), classifiers.configure(bands_pair(), TINY_CLASSIFIER))
+    for variant in spec.variants or ({},):
+        defended = spec.run(target, build(spec.config, variant, base=spec.presets["default"].config), ctx)
+        assert defended.kind == "classifier" and target.algorithm is None
+        assert (defended.algorithm.name, set(defended.algorithm.settings)) == (name, set(knobs(spec.config)))
+        (fitted,) = defended.fit(ctx)
+        assert fitted.step in (2, 4) and not fitted.network.training

@@ -239,6 +239,10 @@ class _Chunks:
             moved = attempt(meter, x, y, self.ball, seeds.child(number)).detach()
             moved = self.ball.project(moved, x)
             fooled.append(self._wrong(meter, moved, y, f"images of {name}"))
+            if not bool(moved.isfinite().all()):
+                raise RedteamError(
+                    f"{name}: expected images of numbers, got NaN; look for infinite gradients"
+                )
             images.append(moved.cpu().numpy())
             assert len(part) == len(moved), (name, moved.shape)
         return np.concatenate(images), np.concatenate(fooled)
@@ -246,10 +250,10 @@ class _Chunks:
 
 def _check_numbers(meter: Meter, what: str) -> None:
     """Refuse a network that gave NaN: its examples would count as robust, or as broken, at random."""
-    for found, name in ((meter.nan_logits, "logits"), (meter.nan_gradients, "gradients")):
+    for found, name in ((meter.nan_logits, "NaN logits"), (meter.bad_gradients, "NaN or infinite gradients")):
         if bool(found):
             raise RedteamError(
-                f"the network gave NaN {name} for {what}; expected numbers, without which an accuracy means nothing. "
+                f"the network gave {name} for {what}; expected numbers, without which an accuracy means nothing. "
                 "Look whether its training went astray (try a lower lr), and for a division by 0 or a root of 0 in it"
             )
 

@@ -17,8 +17,8 @@ class Meter(nn.Module):
 
     rows: (k,) int64, which examples are asked at present; an attempt that leaves some aside sets it. A call with
     another number of images is spread evenly over them, so that the sums are always exact. While `counting` is
-    False nothing is counted, and the attempt adds to `forwards` itself. nan_logits, nan_gradients: whether any came,
-    for images that are numbers.
+    False nothing is counted, and the attempt adds to `forwards` itself. nan_logits, bad_gradients: whether
+    any NaN, and any gradient that is not finite, came for images that are numbers.
     """
 
     def __init__(self, network: nn.Module, n: int, limits: Limits | None = None) -> None:
@@ -28,7 +28,7 @@ class Meter(nn.Module):
         self.rows = torch.arange(n)
         self.counting = True
         self.nan_logits: torch.Tensor | bool = False
-        self.nan_gradients: torch.Tensor | bool = False
+        self.bad_gradients: torch.Tensor | bool = False
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x: (k, C, H, W) in [0, 1]. Returns (k, K) logits.
@@ -56,7 +56,7 @@ class Meter(nn.Module):
         rows = self.rows
 
         def arrived(gradient: torch.Tensor) -> None:
-            self.nan_gradients = self.nan_gradients | (gradient.isnan().any() & numbers)
+            self.bad_gradients = self.bad_gradients | (~gradient.sum().isfinite() & numbers)
 
         logits.register_hook(lambda g: self._add(self.backwards, len(g), rows))  # type: ignore[no-untyped-call]
         x.register_hook(arrived)  # type: ignore[no-untyped-call]

@@ -33,11 +33,11 @@ class DomainConfig:
     examples: int = knob(500, "test images that attacks perturb; 0: all", low=0)
     norm: Norm = knob("Linf", "norm of the ball that training and attacks move images in")
     eps: float | str = knob(0.1, "radius of that ball for pixels in [0, 1], such as 0.1 or 8/255")
-    steps: int = knob(600, "updates", low=1)
+    steps: int = knob(400, "updates", low=1)
     batch_size: int = knob(64, "images a step, of each domain", low=2)
-    lr: float = knob(1e-3, "learning rate of Adam", above=0)
+    lr: float = knob(3e-3, "learning rate of Adam", above=0)
     lr_critic: float = knob(1e-3, "the same, of the domain critic", above=0)
-    beta1: float = knob(0.9, "first moment of Adam; the second is 0.9 as in the paper", low=0, high=0.999)
+    beta1: float = knob(0.5, "first moment of Adam; the second is 0.9 as in the paper", low=0, high=0.999)
     weight_decay: float = knob(0.0, "L2 penalty on the classifier", low=0)
     critic_steps: int = knob(
         1, "updates of the critic before each of the classifier, on the same features", low=1

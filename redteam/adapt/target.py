@@ -142,6 +142,10 @@ class DomainTarget:
         stored = self._trained(ctx)
         return {name: stored[f"history.{name}"] for name in _HISTORY}
 
+    def identity(self, ctx: Context) -> dict[str, Any]:
+        """What decides the networks that selectors take, as plain JSON values."""
+        return self._key(self.algorithm or Erm(), ctx)
+
     @property
     def _trains(self) -> bool:
         return self.algorithm is not None or not external.digest(self.config.model)

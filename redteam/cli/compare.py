@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import textwrap
 from dataclasses import asdict
 from pathlib import Path
@@ -72,7 +73,7 @@ def show(found: Comparison) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    console = Console(width=max(126, shutil.get_terminal_size().columns))
     q = found.question
     for p in found.picks:
         text = (
@@ -84,11 +85,11 @@ def show(found: Comparison) -> None:
     for task in dict.fromkeys(r.task for r in found.rows):
         rows = [r for r in found.rows if r.task == task]
         table = Table(title=f"{metric} of {rows[0].base} minus that of the others: {task}", pad_edge=False)
-        table.add_column("attack")
-        table.add_column("other defence")
+        table.add_column("attack", overflow="fold")
+        table.add_column("other defence", overflow="fold")
         titles = (rows[0].base, "other", "difference", "relative", "paired by")
         for title in titles:
-            table.add_column(title, justify="right")
+            table.add_column(title, justify="right", no_wrap=True)
         for r in rows:
             table.add_row(r.attack, r.other, *_numbers(r))
         console.print(table)
@@ -99,8 +100,8 @@ def _numbers(r: Row) -> tuple[str, ...]:
     e = r.difference
     interval = "\nno interval" if e.low is None else f"\n[{e.low:+.3f}, {e.high:+.3f}]"
     relative = "-" if r.relative is None else f"{100 * r.relative:+.1f} %"
-    cells = "tasks" if e.method.endswith("tasks") else "cells"
+    unit = ("task" if e.method.endswith("tasks") else "cell") + ("s" if r.cells > 1 else "")
     return (
         f"{r.values[0]:.3f}", f"{r.values[1]:.3f}", f"{e.value:+.3f}{interval}", relative,
-        f"{r.paired},\n{r.cells} {cells}",
+        f"{r.paired},\n{r.cells} {unit}",
     )  # fmt: skip

@@ -365,6 +365,15 @@ def test_gradients_that_are_nan_are_refused():
         run(pgd, fake(Function(root), levels(100, 180), np.array([0, 1]), classes=2))
 
 
+def test_gradients_that_are_infinite_are_refused_where_they_make_no_direction():
+    def steep(x: torch.Tensor) -> torch.Tensor:
+        return bright()(x) + (x - x.detach() + 1e-38).flatten(1).pow(0.01)[:, :2] * 1e38
+
+    target = fake(Function(steep), levels(180, 200), np.array([1, 1]), classes=2, norm="L2")
+    with pytest.raises(RedteamError, match="infinite gradients|NaN"):
+        run(pgd, target)
+
+
 def test_a_network_without_gradients_is_refused_by_white_box_attacks_alone():
     network = Function(lambda x: bright()(x).detach())
     target: FakeTarget = fake(network, levels(100, 180), np.array([0, 1]), classes=2)

@@ -204,6 +204,17 @@ def test_a_grad_function_imported_by_name_is_seen():
     assert probes.calls_of_autograd(ByName(), problem()[0]) > 0
 
 
+def test_optimising_is_seen_where_the_caller_takes_no_gradients():
+    class Inner(Rows):
+        def forward(self, x):
+            z = x.detach().requires_grad_()
+            torch.autograd.grad((z**2).sum(), z)
+            return super().forward(x)
+
+    with torch.no_grad():
+        assert probes.calls_of_autograd(Inner(), problem()[0]) > 0
+
+
 def test_what_was_replaced_is_put_back_after_an_error():
     class Fails(Rows):
         def forward(self, x):

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from redteam.adapt.networks import Classifier, Networks, critic
-from tests.bench.test_dart_step import released_inner, released_outer
+from tests.bench.test_dart_step import released_critic, released_inner, released_outer
 from tests.defenses.updates import CLASSES, FEATURES, algorithm, make_step, update
 
 COUNTS: Counter[str] = Counter()
@@ -54,7 +54,6 @@ class Counted(nn.Module):
 
 def counting_step(batch: int = 6):
     """A step whose groups count, with 5 inner steps. A predictor beside them counts, too."""
-    torch.random.fork_rng()
 
     def network() -> nn.Module:
         body = nn.Sequential(nn.Flatten(), nn.Linear(18, 7), nn.Tanh(), Counted())
@@ -105,5 +104,9 @@ def test_units_of_one_update(name, values, forward, inputs, parameters):
 def test_units_of_the_released_form(again, expected):
     """41 and 57 without the forward of the predictor of pseudo-labels, which is not counted here."""
     step = counting_step()
-    released_outer(step, released_inner(step, again=again))
+    moved = released_inner(step, again=again)
+    before = sum(units().values())
+    released_outer(step, moved)
     assert sum(units().values()) == expected
+    released_critic(step, moved)
+    assert sum(units().values()) == expected + expected - before
