@@ -1,6 +1,6 @@
 """SROUDA: a student trained adversarially on a teacher's labels, and a teacher that learns from how the student fares.
 
-Threat: evasion under domain shift. The teacher begins as the Natural DANN. Each update
+Threat: evasion under domain shift. Both begin as the Natural DANN. Each update
 1. takes the teacher's labels of the target images, perturbs these to raise the student's CE with them, and trains
    the student on CE(x_t', labels);
 2. trains the teacher on CE_s, plus the entropy of its answers to those target images where the largest probability
@@ -17,7 +17,7 @@ What the source leaves open, and deviations:
 - Masked entropy. The released code detaches one factor of it, and without augmentation the gradient of what is
   left is exactly zero: the term does nothing. Here both factors carry gradients; `entropy_weight=0` (preset
   `paper`) trains as released.
-- The released student begins as the Natural DANN, too; here it does if the loop says so (see `redteam.adapt.loop`).
+- Teacher and student both begin as the Natural DANN, as released; the loop sees to it.
 """
 
 from __future__ import annotations

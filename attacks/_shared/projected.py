@@ -53,7 +53,7 @@ class Pgd(Radius):
 def attempt(config: Pgd) -> Attempt:
     """PGD: the last iterate of the first run whose last iterate fools, or else of the last run.
 
-    Success at an earlier iterate does not count: this is PGD as in [madry2018towards], and `apgd-ce` the stronger.
+    Success at an earlier iterate does not count: this is PGD as in [madry2018towards], and `apgd` the stronger.
     """
 
     def run(net: Meter, x: torch.Tensor, y: torch.Tensor, ball: Ball, seeds: SeedPath) -> torch.Tensor:

@@ -109,7 +109,7 @@ def raise_kl(step: Step, x: torch.Tensor) -> torch.Tensor:
 
 def joined(of: Callable[[torch.Tensor], torch.Tensor], *batches: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """`of` each batch (R, B, ...), asked once about all of them together: on small networks that is faster."""
-    return of(torch.cat(batches, 1)).split([b.shape[1] for b in batches], 1)
+    return torch.split_with_sizes(of(torch.cat(batches, 1)), [b.shape[1] for b in batches], 1)
 
 
 def divergence_from(

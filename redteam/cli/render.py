@@ -152,7 +152,8 @@ def _table(records: Sequence[Record]) -> Table:
     for (defence, role, _), group in rows.items():
         attack, good = group[0].cell.attack, [r for r in group if r.status == "ok"]
         cells = [number(pooled(good, c)) for c in columns] if good else ["-"] * len(columns)
-        budget = str(attack.config.get(layout.budget, "-"))
+        spent = attack.config.get(layout.budget, "-")
+        budget = f"{spent:.4g}" if isinstance(spent, float) else str(spent)
         if column and last not in (None, defence):
             table.add_section()
         named = f"{_named(attack, layout)}\n({role})"

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attacks import apgd_ce, apgd_t, pgd
+from attacks import apgd, apgd_t, pgd
 from attacks._shared.apgd import checkpoints, start, targeted_dlr, targeted_margin, untargeted_ce
 from redteam.perturb import Ball, lengths
 from redteam.seeding import SeedPath
@@ -83,7 +83,7 @@ def compared(module, knobs, theirs, norm, eps, seed):
 @pytest.mark.parametrize("seed", [0, 1])
 def test_apgd_ce_agrees_with_the_authors_code(norm, eps, seed):
     ours, theirs, other = compared(
-        apgd_ce, {"steps": 100},
+        apgd, {"steps": 100},
         lambda base, network, norm, eps, stream: base.APGDAttack(network, n_iter=100, norm=norm, eps=eps, seed=stream),
         norm, eps, seed,
     )  # fmt: skip
@@ -106,7 +106,7 @@ def test_apgd_t_agrees_with_the_authors_code(norm, eps):
 @pytest.mark.parametrize(("norm", "eps"), SETTINGS)
 def test_apgd_is_no_weaker_than_pgd_of_as_many_steps(norm, eps):
     target = at(digits(), norm=norm, eps=eps)
-    auto, plain = robust(run(apgd_ce, target, steps=40)), robust(run(pgd, target, steps=40))
+    auto, plain = robust(run(apgd, target, steps=40)), robust(run(pgd, target, steps=40))
     assert auto <= plain + 0.005
 
 
@@ -118,7 +118,7 @@ def test_more_targets_break_no_fewer():
 
 
 def test_an_example_that_is_fooled_is_left_aside():
-    found = run(apgd_ce, at(digits(), norm="L2", eps=1.0), steps=50)
+    found = run(apgd, at(digits(), norm="L2", eps=1.0), steps=50)
     fell = found.broken[0, 0] == 0
     took = found.backwards[0, 0][fell]
     assert np.median(took) < 10 and took.max() <= 50

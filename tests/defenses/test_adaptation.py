@@ -302,7 +302,7 @@ def test_pseudo_labels_and_what_the_defender_is_told():
         one = algorithm(name)
         assert one.pseudo == wanted.get(name, "none") and one.name == name
         assert one.adapts == (name not in ("at-source", "trades-source"))
-    assert algorithm("dart").refresh == "source-clean"
+    assert algorithm("dart").refresh == "source-pgd"
     assert algorithm("dart", refresh="never").pseudo == "frozen"
     for rule in ("latest", "source-clean", "source-pgd", "never"):
         assert DART.oracle(DART.config(refresh=rule)) == ()

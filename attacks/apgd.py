@@ -1,4 +1,4 @@
-"""APGD-CE: PGD with momentum on cross-entropy that chooses its own step.
+"""APGD on cross-entropy (APGD-CE): PGD with momentum that chooses its own step.
 
 Threat: white-box. The attacker holds the network, the test images and their labels, and moves each image inside an
 Linf or L2 ball. What it wants: every image misclassified. The first iterate that fools the network is kept.
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from attacks._shared import apgd
+from attacks._shared import apgd as shared
 from attacks._shared.evasion import SMOKE_TARGET, Radius, perturb, spec
 from redteam.artifacts import Perturbed
 from redteam.config import knob
@@ -19,7 +19,7 @@ from redteam.types import Preset
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ApgdCe(Radius):
+class Apgd(Radius):
     """The ball, and how long is searched."""
 
     steps: int = knob(100, "steps of ascent", low=1)
@@ -29,17 +29,17 @@ class ApgdCe(Radius):
         Radius.__post_init__(self)
 
 
-def run(target: Attackable, config: ApgdCe, ctx: Context) -> Perturbed:
+def run(target: Attackable, config: Apgd, ctx: Context) -> Perturbed:
     """Attack each example that the network gets right."""
-    attempts = {"apgd-ce": apgd.attempt(steps=config.steps, restarts=config.restarts)}
+    attempts = {"apgd-ce": shared.attempt(steps=config.steps, restarts=config.restarts)}
     return perturb(target, config, ctx, attempts)
 
 
 SPEC = spec(
-    "apgd-ce", run, ApgdCe, "croce2020autoattack",
+    "apgd", run, Apgd, "croce2020autoattack",
     {
-        "default": Preset(config=ApgdCe(steps=50)),
-        "paper": Preset(config=ApgdCe()),
-        "smoke": Preset(config=ApgdCe(steps=8), target=SMOKE_TARGET),
+        "default": Preset(config=Apgd(steps=50)),
+        "paper": Preset(config=Apgd()),
+        "smoke": Preset(config=Apgd(steps=8), target=SMOKE_TARGET),
     },
 )  # fmt: skip
