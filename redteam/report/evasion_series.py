@@ -1,0 +1,274 @@
+"""Evasion runs beside each other, and one run's radii, attacks, selectors and validations. Pure."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from redteam.artifacts import Perturbed
+from redteam.hashing import canonical_json
+from redteam.metrics.evasion import by_radius, correct, radius_group, robust
+from redteam.record import Metric, Record
+from redteam.report.curve import of_metric
+from redteam.report.federation_series import defense_key, defense_labels, pooled
+from redteam.stats import CONFIDENCE, Estimate, across_cells, paired_difference
+
+TRADE = ("accuracy", "robust_accuracy", "attack_success", "pseudo_accuracy", "selection_gap")
+Curve = tuple[tuple[float, Estimate], ...]
+
+
+@dataclass(frozen=True)
+class Line:
+    """One defence over the radii. place: among all defences shown; own: this run alone, else the mean over seeds.
+
+    points: (radius, robust accuracy), from radius 0, which is the accuracy.
+    """
+
+    label: str
+    place: int
+    own: bool
+    ids: frozenset[str]
+    points: Curve
+
+
+@dataclass(frozen=True)
+class Row:
+    """One defence, or one attack, over its seeds. numbers: by metric. own: whether this run is in it."""
+
+    label: str
+    place: int
+    ids: frozenset[str]
+    numbers: Mapping[str, Estimate | None]
+    own: bool
+
+
+@dataclass(frozen=True)
+class AtRadius:
+    """This run at one radius. forwards, backwards: means over images; fell: shares of images, clean minus robust."""
+
+    eps: float
+    main: bool
+    robust: Estimate
+    drop: Estimate
+    forwards: float
+    backwards: float
+
+
+@dataclass(frozen=True)
+class After:
+    """The images after one attack of an ensemble. spent: [forwards, backwards] of the survivor that took most."""
+
+    name: str
+    stands: Metric
+    broke: Metric
+    spent: tuple[int, int] | None
+
+
+@dataclass(frozen=True)
+class Selected:
+    """What one selector took. steps: for each victim."""
+
+    name: str
+    chosen: bool
+    steps: tuple[int, ...]
+    accuracy: Metric | None
+    robust: Metric | None
+    gap: Metric | None
+
+
+@dataclass(frozen=True)
+class Validated:
+    """The validations after so many updates. values: criterion to (mean, least, most) over victims.
+
+    chosen: victims whose state of this step is the one that was attacked.
+    """
+
+    step: int
+    values: Mapping[str, tuple[float, float, float]]
+    chosen: tuple[int, ...]
+
+
+# ---------------------------------------------------------------- beside each other
+
+
+def comparable(record: Record, siblings: Iterable[Record]) -> list[Record]:
+    """`record` and the scored siblings with its task and attack, whatever their defences and further radii; by id.
+
+    Each radius is attacked by itself, so that further ones change nothing at those two runs share.
+    """
+    found = {s.id: s for s in siblings if s.status == "ok" and _attack(s) == _attack(record)}
+    found[record.id] = record
+    return [found[i] for i in sorted(found)]
+
+
+def _attack(record: Record) -> str:
+    a = record.cell.attack
+    rest = {k: v for k, v in a.config.items() if k != "curve"}
+    task = record.cell.task.model_dump(mode="json")
+    return canonical_json([task, record.role, record.source, a.name, a.version, rest])
+
+
+def other_attacks(record: Record, siblings: Iterable[Record]) -> list[Record]:
+    """Scored runs of other attacks or controls on the very networks of `record`, in the same ball; by name."""
+    mine = _networks(record)
+    found = {s.id: s for s in siblings if s.status == "ok" and s.id != record.id and _networks(s) == mine}
+    return sorted(found.values(), key=lambda s: (s.role == "control", s.cell.attack.name, s.id))
+
+
+def _networks(record: Record) -> str:
+    cell = record.cell
+    trained = [d.model_dump(mode="json") for d in cell.defenses]
+    ball = [cell.attack.config.get(k) for k in ("norm", "eps")]
+    return canonical_json([cell.threat, cell.task.model_dump(mode="json"), trained, cell.seed, ball])
+
+
+def attack_label(record: Record, beside: Sequence[Record]) -> str:
+    """The attack's name, with the settings in which it differs from its namesakes in `beside`, and its role."""
+    mine = record.cell.attack
+    alike = [r.cell.attack.config for r in beside if r.cell.attack.name == mine.name]
+    differs = [
+        f"{k} {canonical_json(v)}"
+        for k, v in sorted(mine.config.items())
+        if k != "curve" and any(o.get(k) != v for o in alike)
+    ]
+    return ", ".join([mine.name, *differs, *(["control"] if record.role == "control" else [])])
+
+
+def _by_defense(record: Record, beside: Sequence[Record]) -> dict[str, list[Record]]:
+    """By `defense_key`: this run's defence, none, then the others."""
+    out: dict[str, list[Record]] = {defense_key(record): []}
+    for r in sorted(beside, key=lambda r: (len(r.cell.defenses), defense_key(r), r.cell.seed, r.id)):
+        out.setdefault(defense_key(r), []).append(r)
+    return out
+
+
+def lines(record: Record, beside: Sequence[Record]) -> list[Line]:
+    """This run, then every other defence under the same attack, seeds pooled."""
+    labels, out = defense_labels(beside), []
+    for place, (key, records) in enumerate(_by_defense(record, beside).items()):
+        own = key == defense_key(record)
+        rows = [record] if own else records
+        ids = frozenset(r.id for r in rows)
+        out.append(Line(labels[rows[0].id], place, own, ids, _over_radii(rows)))
+    return out
+
+
+def _over_radii(records: Sequence[Record]) -> Curve:
+    at: dict[float, list[Estimate]] = defaultdict(list)
+    for r in records:
+        if (clean := of_metric(r, "accuracy")) is not None:
+            at[0.0].append(clean)
+        for m in r.metrics:
+            if m.name == "robust_accuracy" and (m.group or "").startswith("eps="):
+                e = Estimate(m.value, m.low, m.high, m.n, m.seeds, m.method, m.confidence or CONFIDENCE)
+                at[float((m.group or "").removeprefix("eps="))].append(e)
+    # A radius of 0 that was attacked and the images as they are would share a place.
+    return tuple((eps, at[eps][0] if len(at[eps]) == 1 else across_cells(at[eps])) for eps in sorted(at))
+
+
+def rows(record: Record, beside: Sequence[Record]) -> list[Row]:
+    """Every defence under this run's attack at the main radius, this run's first, seeds pooled."""
+    labels, out = defense_labels(beside), []
+    for place, (key, records) in enumerate(_by_defense(record, beside).items()):
+        numbers = {name: pooled(records, name) for name in TRADE}
+        ids = frozenset(r.id for r in records)
+        out.append(Row(labels[records[0].id], place, ids, numbers, key == defense_key(record)))
+    return out
+
+
+def attacks(record: Record, others: Sequence[Record]) -> list[Row]:
+    """This run's attack and the others on the same networks."""
+    every = [record, *others]
+    return [
+        Row(attack_label(r, every), place, frozenset((r.id,)), {n: of_metric(r, n) for n in _UNDER}, r is record)
+        for place, r in enumerate(every)
+    ]  # fmt: skip
+
+
+_UNDER = ("robust_accuracy", "attack_success", "forwards_mean", "backwards_mean")
+
+
+# ---------------------------------------------------------------- one run
+
+
+def radii(record: Record, artifact: Perturbed, outcomes: pd.DataFrame) -> list[AtRadius]:
+    """This run at every radius. Robust accuracy is the record's; the rest is of the outcomes."""
+    out = []
+    for eps, t in by_radius(outcomes).items():
+        stands = of_group(record, "robust_accuracy", radius_group(eps))
+        if stands is None:
+            continue
+        e = Estimate(
+            stands.value, stands.low, stands.high, stands.n, stands.seeds, stands.method, CONFIDENCE
+        )
+        drop = paired_difference(correct(t), robust(t))
+        cost = float(t["forwards"].mean()), float(t["backwards"].mean())
+        out.append(AtRadius(eps, eps == artifact.main, e, drop, *cost))
+    return out
+
+
+def of_group(record: Record, name: str, group: str) -> Metric | None:
+    """A metric of one group."""
+    return record.metric(name, group)
+
+
+def survivors(record: Record, artifact: Perturbed) -> list[After]:
+    """The images after each attack of an ensemble at the main radius; empty for a single attack."""
+    out, spent = [], artifact.notes.get("spent", {})
+    for name in artifact.attacks:
+        stands = record.metric("robust_accuracy", f"after={name}")
+        broke = record.metric("broken_by", f"attack={name}")
+        if stands is not None and broke is not None:
+            took = spent.get(name)
+            out.append(After(name, stands, broke, (int(took[0]), int(took[1])) if took else None))
+    return out
+
+
+def selected(record: Record, selection: pd.DataFrame | None) -> list[Selected]:
+    """What every selector took, in the order of the table; empty where states were not compared."""
+    if selection is None:
+        return []
+    out = []
+    for name, part in selection.groupby("selector", sort=False):
+        steps = part.groupby("victim")["step"].first()
+        found = [
+            record.metric(m, f"select={name}")
+            for m in ("selected_accuracy", "selected_robust", "selection_gap")
+        ]
+        out.append(
+            Selected(str(name), bool(part["chosen"].all()), tuple(int(s) for s in steps.sort_index()), *found)
+        )
+    return out
+
+
+def validations(history: pd.DataFrame | None) -> list[Validated]:
+    """Every validation of the training, by step."""
+    if history is None or not len(history):
+        return []
+    out = []
+    for step, part in history.groupby("step", sort=True):
+        values = {
+            str(c): (float(v.mean()), float(v.min()), float(v.max()))
+            for c, v in part.groupby("criterion", sort=False)["value"]
+        }
+        chosen = sorted({int(v) for v in part.loc[part["chosen"].astype(bool), "victim"]})
+        out.append(Validated(_whole(step), values, tuple(chosen)))
+    return out
+
+
+def _whole(value: Any) -> int:
+    return int(value)
+
+
+def probed(probes: pd.DataFrame) -> list[tuple[str, list[tuple[float, int]]]]:
+    """(probe, [(value, images) for each victim]) in the order of the table."""
+    out = []
+    for name, part in probes.groupby("name", sort=False):
+        ordered = part.sort_values("victim", kind="stable")
+        counts = zip(ordered["value"].astype(float), ordered["n"].astype(int), strict=True)
+        out.append((str(name), [(float(v), int(n)) for v, n in counts]))
+    return out
