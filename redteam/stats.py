@@ -152,7 +152,9 @@ def across_cells(estimates: Sequence[Estimate], confidence: float = CONFIDENCE) 
         return Estimate(mean, None, None, first.n, k, "mean-of-cells", confidence)
     t = float(sps.t.ppf(0.5 + confidence / 2, k - 1))
     half = t * sqrt(float(np.var(values, ddof=1)) / k + float(np.mean(within)))
-    lowest = -1.0 if any(e.low is not None and e.low < 0 for e in estimates) or mean < 0 else 0.0
+    # A difference may fall below 0 even where none of its cells' intervals does.
+    signed = mean < 0 or any("paired" in e.method or (e.low is not None and e.low < 0) for e in estimates)
+    lowest = -1.0 if signed else 0.0
     # Counts of queries and losses in nats are no fractions: nothing bounds them above.
     highest = inf if any(e.high is not None and e.high > 1 for e in estimates) else 1.0
     return Estimate(

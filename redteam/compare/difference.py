@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -72,7 +72,7 @@ def difference(
         if a.shape != b.shape:
             raise ArtifactError(f"the runs {ours.id} and {theirs.id} are alike, but judged on other images")
         found.append(paired_difference(a, b))
-    return pooled(found), "images"
+    return across_cells(found), "images"
 
 
 def _value(r: Record, question: Question) -> float:
@@ -90,18 +90,6 @@ def _images(r: Record, question: Question, outcomes: Outcomes) -> np.ndarray | N
     if question.group is None:
         radii = [e for e in radii if e == main]
     return per_image(table, radii[0], question.metric) if len(radii) == 1 else None
-
-
-def pooled(differences: Sequence[Estimate]) -> Estimate:
-    """The mean of differences in [-1, 1], as `across_cells` pools shares in [0, 1]."""
-
-    def moved(e: Estimate, by: Callable[[float], float]) -> Estimate:
-        low, high = (None if end is None else by(end) for end in (e.low, e.high))
-        return replace(e, value=by(e.value), low=low, high=high)
-
-    if len(differences) == 1:
-        return differences[0]
-    return moved(across_cells([moved(e, lambda d: (d + 1) / 2) for e in differences]), lambda p: 2 * p - 1)
 
 
 def over_cells(differences: Sequence[float]) -> Estimate:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -15,7 +16,7 @@ from scipy import stats as sps
 
 from redteam.cli.compare import compare as command
 from redteam.compare import AVERAGED, Question, compare, outcomes_in
-from redteam.compare.difference import over_cells, pooled
+from redteam.compare.difference import over_cells
 from redteam.errors import ArtifactError, ConfigError, InputError, UnknownNameError
 from redteam.metrics.evasion import robust
 from redteam.record import Cell, Cost, DefensePlugin, Environment, Metric, Plugin, Record, TaskInfo
@@ -113,7 +114,7 @@ def test_seeds_are_pooled_and_only_shared_ones_count(store):
         record(store, x, defence="at-source", seed=seed)
     (row,) = asked(store).rows
     found = [paired_difference(ours[s], theirs[s]) for s in (1, 2)]
-    assert row.difference == pooled(found)
+    assert row.difference == across_cells(found)
     assert row.cells == 2
     assert row.values[0] == pytest.approx(np.mean([ours[s].mean() for s in (1, 2)]))
 
@@ -151,7 +152,7 @@ def test_averages_give_each_task_one_weight(store):
     (mean,) = (r for r in rows if r.task == AVERAGED)
     assert len(rows) == 4
     assert mean.difference.value == pytest.approx(np.mean([e.value for e in found]))
-    expected = pooled(found)
+    expected = across_cells(found)
     assert (mean.difference.low, mean.difference.high) == pytest.approx((expected.low, expected.high))
     assert (mean.cells, mean.difference.n) == (3, 3 * N)
 
@@ -267,20 +268,21 @@ def test_evidence_that_was_changed_is_refused(store):
 
 @given(st.lists(st.tuples(st.floats(-1, 1), st.floats(0, 0.5)), min_size=2, max_size=6))
 def test_pooled_differences_may_go_below_zero(cells):
-    """As `across_cells`, whose clipping is for shares; the mean and antisymmetry hold."""
-    found = [Estimate(d, max(-1.0, d - w), min(1.0, d + w), 50, 1, "x") for d, w in cells]
-    mean = pooled(found)
+    """Of paired differences nothing is clipped at 0: the mean and antisymmetry hold."""
+    found = [Estimate(d, max(-1.0, d - w), min(1.0, d + w), 50, 1, "paired") for d, w in cells]
+    mean = across_cells(found)
     assert mean.value == pytest.approx(np.mean([d for d, _ in cells]), abs=1e-9)
     assert -1 - 1e-9 <= mean.low <= mean.value + 1e-9
     assert mean.value - 1e-9 <= mean.high <= 1 + 1e-9
-    mirrored = pooled([Estimate(-e.value, -e.high, -e.low, 50, 1, "x") for e in found])
+    mirrored = across_cells([Estimate(-e.value, -e.high, -e.low, 50, 1, "paired") for e in found])
     assert (mirrored.low, mirrored.high) == pytest.approx((-mean.high, -mean.low), abs=1e-9)
 
 
 def test_an_interval_of_positive_differences_is_not_cut_at_zero():
-    found = [Estimate(0.01, 0.0, 0.02, 50, 1, "x"), Estimate(0.5, 0.4, 0.6, 50, 1, "x")]
-    assert across_cells(found).low == 0
-    assert pooled(found).low < -0.5
+    shares = [Estimate(0.01, 0.0, 0.02, 50, 1, "wilson"), Estimate(0.5, 0.4, 0.6, 50, 1, "wilson")]
+    differences = [replace(e, method="newcombe-paired") for e in shares]
+    assert across_cells(shares).low == 0
+    assert across_cells(differences).low < -0.5
 
 
 def test_over_cells_of_equal_differences_claims_no_certainty():
