@@ -162,6 +162,23 @@ def across_cells(estimates: Sequence[Estimate], confidence: float = CONFIDENCE) 
     )
 
 
+def over_strata(estimates: Sequence[Estimate], confidence: float = CONFIDENCE) -> Estimate:
+    """The mean of one metric over given strata, such as tasks, each of one weight and with its own interval.
+
+    The strata are these and no sample of others: errors within them add up in quadrature, each side by itself, and
+    differences between strata widen nothing. No interval where one lacks its own.
+    """
+    k, mean = len(estimates), float(np.mean([e.value for e in estimates]))
+    n, seeds = sum(e.n for e in estimates), min(e.seeds for e in estimates)
+    arms = [
+        (e.value - e.low, e.high - e.value) for e in estimates if e.low is not None and e.high is not None
+    ]
+    if len(arms) < k:
+        return Estimate(mean, None, None, n, seeds, "mean over strata", confidence)
+    down, up = (sqrt(sum(arm[i] ** 2 for arm in arms)) / k for i in (0, 1))
+    return Estimate(mean, mean - down, mean + up, n, seeds, "stratified", confidence)
+
+
 # ---------------------------------------------------------------- two crossed clusterings
 
 

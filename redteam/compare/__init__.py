@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from redteam.compare.difference import Outcomes, Question, difference, outcomes_in, over_cells
+from redteam.compare.difference import Outcomes, Question, difference, outcomes_in
 from redteam.compare.names import Entry, entries
 from redteam.errors import ConfigError, UnknownNameError
 from redteam.record import Record
-from redteam.stats import Estimate, across_cells
+from redteam.stats import Estimate, over_strata
 
 __all__ = ["Comparison", "Outcomes", "Pick", "Question", "Row", "compare", "outcomes_in"]
 AVERAGED = "averaged over tasks"
@@ -215,8 +215,7 @@ def _averages(rows: Sequence[tuple[Row, str]]) -> list[Row]:
         first, second = (float(np.mean([r.values[i] for r in found])) for i in (0, 1))
         by_images = all(r.paired == "images" for r in found)
         estimates = [r.difference for r in found]
-        mean = across_cells(estimates) if by_images else over_cells([e.value for e in estimates])
-        mean = replace(mean, n=sum(e.n for e in estimates), method=f"{mean.method}, cells are tasks")
+        mean = over_strata(estimates)
         out.append(
             replace(
                 found[0],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -14,6 +16,7 @@ from redteam.stats import (
     _wilson_at,
     across_cells,
     newcombe_paired,
+    over_strata,
     paired_difference,
     rate,
     spread,
@@ -315,3 +318,19 @@ def test_clustered_contrast_covers():
         e = two_way_clustered_contrast(rng.random(240) < p, group, first, second)
         hits += e.low <= 0.2 <= e.high
     assert hits / 300 > 0.90
+
+
+def test_over_strata_adds_errors_in_quadrature_and_no_spread_between_strata():
+    """Of k strata of normal estimates with standard error s, the mean has s / sqrt(k), however far apart they lie."""
+    far = [Estimate(v, v - 0.2, v + 0.2, 100, 3, "x") for v in (0.1, 0.5, 0.9, 0.5)]
+    mean = over_strata(far)
+    assert (mean.value, mean.low, mean.high) == pytest.approx((0.5, 0.4, 0.6))
+    assert (mean.n, mean.seeds) == (400, 3)
+    assert over_strata([far[0], replace(far[1], low=None, high=None)]).low is None
+    rng = np.random.default_rng(0)
+    truth, hits = np.array([0.2, 0.7, 0.4]), 0
+    for _ in range(400):
+        seen = [rate(rng.random(200) < p) for p in truth]
+        pooled = over_strata(seen)
+        hits += pooled.low <= truth.mean() <= pooled.high
+    assert 0.92 <= hits / 400 <= 0.985, "coverage of a nominal 0.95"
