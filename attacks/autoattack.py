@@ -129,9 +129,9 @@ SMALL = AutoAttack(version="custom", steps=20, targets=3, queries=200, rescale=T
 SPEC = spec(
     "autoattack", run, AutoAttack, "croce2020autoattack",
     {
-        "default": Preset(config=SMALL),
+        "default": Preset(config=AutoAttack()),
         "paper": Preset(config=AutoAttack()),
-        "standard": Preset(config=AutoAttack()),
+        "small": Preset(config=SMALL),
         "smoke": Preset(config=replace(SMALL, steps=5, targets=2, queries=20), target=SMOKE_TARGET),
     },
 )  # fmt: skip

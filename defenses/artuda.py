@@ -43,6 +43,7 @@ class Artuda:
 
     config: Config
     name: str = "artuda"
+    version: str = "1"
     groups: tuple[str, ...] = ("model", "critic")
     adapts: bool = True
     pseudo: Pseudo = "none"

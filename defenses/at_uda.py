@@ -34,6 +34,7 @@ class AtUda:
 
     config: DivergenceWeight
     name: str = "at-uda"
+    version: str = "1"
     groups: tuple[str, ...] = ("model", "critic")
     adapts: bool = True
     pseudo: Pseudo = "none"

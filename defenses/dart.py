@@ -86,6 +86,7 @@ class Dart:
 
     config: Config
     name: str = "dart"
+    version: str = "1"
     adapts: bool = True
 
     @property

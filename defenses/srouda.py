@@ -76,6 +76,7 @@ class Srouda:
 
     config: Config
     name: str = "srouda"
+    version: str = "1"
     groups: tuple[str, ...] = ("model", "teacher")
     adapts: bool = True
     pseudo: Pseudo = "none"

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from redteam.errors import ConfigError
+from redteam.seeding import SeedPath
 
 Norm = Literal["Linf", "L2"]
 Draw = Callable[[torch.Size], torch.Tensor]
@@ -35,6 +36,12 @@ def parse_eps(value: float | str) -> float:
     if not 1 <= len(numbers) <= 2 or not 0 <= eps < float("inf"):
         raise ConfigError(f"eps: expected a radius of at least 0 such as 0.1 or 8/255, got '{value}'")
     return eps
+
+
+def uniform(seeds: SeedPath, device: torch.device) -> Draw:
+    """Uniform numbers in [0, 1) at the start of a stream: the same on every device."""
+    generator = seeds.torch()
+    return lambda shape: torch.rand(shape, generator=generator).to(device)
 
 
 def lengths(delta: torch.Tensor, norm: Norm) -> torch.Tensor:

@@ -12,9 +12,11 @@ import pytest
 ROOT = Path(__file__).parents[1]
 RANKS = {
     "errors": 0, "hashing": 0, "seeding": 0, "device": 0, "types": 0, "files": 0, "progress": 0,
-    "language": 0, "chat": 0, "dialogue": 0, "leaks": 1, "spend": 1, "config": 1, "artifacts": 1, "stats": 1, "perturb": 1, "domain": 1,
+    "language": 0, "chat": 0, "dialogue": 0, "leaks": 1, "spend": 1, "config": 1, "artifacts": 1, "stats": 1,
+    "perturb": 1, "domain": 1,
     "metrics": 1, "triggers": 1, "checkpoint": 2, "context": 3, "augment": 1, "data": 2, "models": 2, "train": 4,
-    "features": 4, "trainable": 4, "evasion": 4, "adapt": 5, "filtering": 1, "federation": 4, "federated": 4, "llm": 4, "agents": 5,
+    "features": 4, "trainable": 4, "evasion": 4, "adapt": 5,
+    "filtering": 1, "federation": 4, "federated": 4, "llm": 4, "agents": 5,
     "record": 2, "score": 5, "registry": 3, "store": 4, "kinds": 6, "plan": 7, "run": 8, "estimate": 8, "compare": 8,
     "report": 8, "export": 8, "flower": 8, "cli": 9,
 }  # fmt: skip

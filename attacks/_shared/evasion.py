@@ -23,7 +23,8 @@ from redteam.config import check_ranges, knob, to_json
 from redteam.context import Context
 from redteam.errors import ConfigError, RedteamError
 from redteam.evasion import Attackable, to_tensor
-from redteam.perturb import Ball, Draw, parse_eps
+from redteam.perturb import Ball, parse_eps
+from redteam.perturb import uniform as uniform
 from redteam.seeding import SeedPath
 from redteam.types import Preset, Role, Spec, Threat
 
@@ -63,12 +64,6 @@ def resolve(config: Any, target: Attackable) -> Any:
     curve = sorted({parse_eps(e) for e in config.curve} - {eps})
     norm = target.config.norm if config.norm == "auto" else config.norm
     return replace(config, norm=norm, eps=eps, curve=tuple(curve))
-
-
-def uniform(seeds: SeedPath, device: torch.device) -> Draw:
-    """Uniform numbers in [0, 1) at the start of a stream: the same on every device."""
-    generator = seeds.torch()
-    return lambda shape: torch.rand(shape, generator=generator).to(device)
 
 
 Attempt = Callable[[Meter, torch.Tensor, torch.Tensor, Ball, SeedPath], torch.Tensor]

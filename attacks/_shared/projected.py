@@ -12,7 +12,8 @@ import torch
 
 from attacks._shared.evasion import SMOKE_TARGET, Attempt, Radius, uniform
 from attacks._shared.meter import Meter
-from redteam.config import knob, to_json
+from redteam.adapt.config import PAPER
+from redteam.config import knob
 from redteam.errors import ConfigError
 from redteam.perturb import Ball, ce, kl, margin, pgd
 from redteam.seeding import SeedPath
@@ -91,12 +92,7 @@ def _reference(config: Pgd, net: Meter, x: torch.Tensor) -> torch.Tensor:
 
 def paper() -> Preset:
     """The protocol of DART's tests: 20 steps of 0.004 in a ball of 2/255, on its own classifier."""
-    from redteam.adapt.config import DomainConfig
-    from redteam.adapt.target import SPEC
-
-    plain = to_json(DomainConfig())
-    changed = {k: v for k, v in to_json(SPEC.presets["paper"].config).items() if v != plain[k]}
-    return Preset(config=Pgd(step=0.004), target=changed)
+    return Preset(config=Pgd(step=0.004), target=PAPER)
 
 
 PRESETS = {

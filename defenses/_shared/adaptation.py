@@ -19,6 +19,7 @@ from typing import Any, Literal
 import torch
 
 from redteam.adapt.algorithm import Loss, Pseudo, Refresh, Step
+from redteam.adapt.config import PAPER
 from redteam.adapt.divergence import coral, critic_loss, mmd
 from redteam.adapt.networks import Networks
 from redteam.config import check_ranges, knob, to_json
@@ -37,12 +38,7 @@ ADAPTATION_THREAT = Threat(
     goal="right answers on the target domain, also for perturbed images",
 )
 
-# Fields of the classifier under the DIGIT protocol of [wang2024dart], and for a run of seconds.
-PAPER_TARGET: Mapping[str, Any] = {
-    "model": "digit-cnn", "size": 32, "rows": 0, "examples": 0, "eps": "2/255", "steps": 25_001, "batch_size": 128,
-    "critic_width": 1024, "critic_layers": 5, "inner_step": 1 / 255, "eps_ramp": 0.0, "val_rows": 100_000,
-    "val_steps": 20, "select": "oracle",
-}  # fmt: skip
+# Fields of the classifier for a run of seconds.
 SMOKE_TARGET: Mapping[str, Any] = {
     "rows": 300, "examples": 40, "steps": 12, "check_every": 6, "val_rows": 40, "val_steps": 3, "batch_size": 32,
 }  # fmt: skip
@@ -52,7 +48,7 @@ def presets(default: Any, paper: Any | None = None) -> dict[str, Preset]:
     """The three presets of such a defence; paper: its config there, if it is another one."""
     return {
         "default": Preset(config=default),
-        "paper": Preset(config=default if paper is None else paper, target=PAPER_TARGET),
+        "paper": Preset(config=default if paper is None else paper, target=PAPER),
         "smoke": Preset(config=default, target=SMOKE_TARGET),
     }
 
@@ -140,6 +136,7 @@ class AdversarialTraining:
 
     name: str
     domain: Domain
+    version: str = "1"
     groups: tuple[str, ...] = ("model",)
     refresh: Refresh = "latest"
 
@@ -177,6 +174,7 @@ class Trades:
     name: str
     domain: Domain
     config: KlWeight
+    version: str = "1"
     groups: tuple[str, ...] = ("model",)
     refresh: Refresh = "latest"
 

@@ -53,13 +53,16 @@ Loss = tuple[str, torch.Tensor]
 
 
 class Algorithm(Protocol):
-    """One algorithm. name, settings: what identifies it in a cell.
+    """One algorithm. name, version, settings: what identifies it; a change of what it computes is another version.
 
     groups: what it trains, of `model`, `critic`, `teacher`. adapts: whether it needs a target domain.
     """
 
     @property
     def name(self) -> str: ...
+
+    @property
+    def version(self) -> str: ...
 
     @property
     def groups(self) -> tuple[str, ...]: ...
@@ -92,6 +95,7 @@ class Erm:
     """Ordinary training on the labelled source: no defence."""
 
     name: str = "erm"
+    version: str = "1"
     groups: tuple[str, ...] = ("model",)
     adapts: bool = False
     pseudo: Pseudo = "none"
@@ -112,6 +116,7 @@ class Dann:
 
     weight: float = 1.0
     name: str = "dann"
+    version: str = "1"
     groups: tuple[str, ...] = ("model", "critic")
     adapts: bool = True
     pseudo: Pseudo = "none"

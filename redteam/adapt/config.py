@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from redteam.config import check_ranges, knob
 from redteam.errors import ConfigError
 from redteam.perturb import Norm, parse_eps
 
 Selector = Literal["source-clean", "source-pgd", "pseudo", "oracle", "last"]
+# Settings of the DIGIT protocol of [wang2024dart]: network, recipe, radius and selector.
+PAPER: Mapping[str, Any] = {
+    "model": "digit-cnn", "size": 32, "rows": 0, "examples": 0, "eps": 2 / 255, "steps": 25_001, "batch_size": 128,
+    "lr": 1e-3, "lr_critic": 1e-3, "beta1": 0.9, "weight_decay": 0.0, "critic_steps": 1, "critic_width": 1024,
+    "critic_layers": 5, "inner_steps": 5, "inner_step": 1 / 255, "eps_ramp": 0.0, "check_every": 100,
+    "val_rows": 100_000, "val_steps": 20, "select": "oracle",
+}  # fmt: skip
 SELECTORS: tuple[Selector, ...] = ("source-clean", "source-pgd", "pseudo", "oracle", "last")
 
 

@@ -20,6 +20,8 @@ from redteam.evasion import to_tensor
 from redteam.perturb import Ball, Draw
 from redteam.seeding import SeedPath
 
+# Of everything a stage keeps: raise it when the same settings give other networks or take other states.
+VERSION = "2"
 _BETA2 = 0.9
 # The refresh rules that compare a criterion with the predictor's own.
 _RULES = {"source-clean": "source_clean", "source-pgd": "source_pgd", "oracle": "oracle_clean"}

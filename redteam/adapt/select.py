@@ -102,7 +102,11 @@ def labels_of(nets: Networks, images: torch.Tensor) -> torch.Tensor:
 
 @dataclass
 class Keeper:
-    """The state that each selector would take so far, for each replica: the first with the best value."""
+    """The state that each selector would take so far, for each replica: the latest of those with the best value.
+
+    Where perturbations break every state alike, as they do ordinary training, the criterion says nothing, and the
+    longest training is taken, not the shortest.
+    """
 
     replicas: int
     best: dict[tuple[int, str], float] = field(default_factory=dict)
@@ -116,7 +120,7 @@ class Keeper:
                 if criterion not in found:
                     continue
                 value = float(found[criterion][replica])
-                if value > self.best.get((replica, selector), -1.0):
+                if value >= self.best.get((replica, selector), -1.0):
                     self.best[replica, selector] = value
                     self._take(replica, selector, step, nets)
             self._take(replica, "last", step, nets)

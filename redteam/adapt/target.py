@@ -15,8 +15,8 @@ from torch import nn
 from redteam import models
 from redteam.adapt import external
 from redteam.adapt.algorithm import Algorithm, Dann, Erm
-from redteam.adapt.config import SELECTORS, DomainConfig
-from redteam.adapt.loop import Adapted, Loop
+from redteam.adapt.config import PAPER, SELECTORS, DomainConfig
+from redteam.adapt.loop import VERSION, Adapted, Loop
 from redteam.adapt.networks import Classifier, Networks
 from redteam.config import build, to_json
 from redteam.context import Context
@@ -192,8 +192,8 @@ class DomainTarget:
         settings = {k: v for k, v in to_json(self.config).items() if k not in without}
         return {
             "target": SPEC.name, "version": SPEC.version, "config": settings, "data": self.dataset.digest,
-            "algorithm": [algorithm.name, dict(algorithm.settings)], "seed": ctx.seeds.root,
-            "model": external.digest(self.config.model), "device": ctx.device.kind,
+            "algorithm": [algorithm.name, algorithm.version, dict(algorithm.settings)], "loop": VERSION,
+            "seed": ctx.seeds.root, "model": external.digest(self.config.model), "device": ctx.device.kind,
         }  # fmt: skip
 
     def _loop(
@@ -275,7 +275,8 @@ def configure(dataset: DomainDataset, *layers: Mapping[str, Any]) -> DomainConfi
         raise UnknownNameError("model", base.model, models.NAMES)
     if external.digest(base.model) and base.victims > 1:
         raise ConfigError(f"victims: expected 1 for a model of your own with weights, got {base.victims}")
-    return base
+    # One radius, one cell, however it was written.
+    return replace(base, eps=base.radius)
 
 
 SPEC = Spec(
@@ -286,13 +287,7 @@ SPEC = Spec(
     run=make,
     presets={
         "default": Preset(config=DomainConfig()),
-        "paper": Preset(
-            config=DomainConfig(
-                model="digit-cnn", size=32, rows=0, examples=0, eps="2/255", steps=25_001, batch_size=128,
-                critic_width=1024, critic_layers=5, inner_step=1 / 255, eps_ramp=0.0, val_rows=100_000, val_steps=20,
-                select="oracle",
-            )
-        ),
+        "paper": Preset(config=DomainConfig(**PAPER)),
     },
     source="wang2024dart",
 )  # fmt: skip

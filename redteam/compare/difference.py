@@ -26,12 +26,14 @@ class Question:
     """What is compared. metric, group: as records name them. base: a defence's name or label; `none`: undefended.
 
     by: a metric that chooses one setting of each defence, such as `val_pseudo`; None: every setting stands alone.
+    worst: all attacks on the same networks count as one, that an image withstands if it withstands each of them.
     """
 
     metric: str
     base: str
     group: str | None = None
     by: str | None = None
+    worst: bool = False
 
 
 def outcomes_in(root: Path) -> Outcomes:

@@ -10,7 +10,7 @@ from typing import Any
 from redteam import registry
 from redteam.config import to_json
 from redteam.hashing import canonical_json
-from redteam.record import DefensePlugin, Record
+from redteam.record import DefensePlugin, Plugin, Record
 
 NOTHING = "none"
 # Settings of targets that are hyper-parameters of a training, and no part of the task: `--by` chooses among them.
@@ -25,7 +25,8 @@ class Entry:
     """One run. setting: its defences with their unusual settings; family: their names alone.
 
     knowledge: who knew of the defence, empty without one. alike: what comparable runs share, but for the seed.
-    across: the same without the data set, which averages go over.
+    across: the same without the data set, which averages go over. rivals: what runs share among which `--by`
+    chooses a setting; `alike`, but for worst cases, whose choice does not hang on which attacks ran.
     """
 
     record: Record
@@ -36,13 +37,14 @@ class Entry:
     knowledge: str
     alike: str
     across: str
+    rivals: str
 
 
 def entries(records: Sequence[Record], chosen: bool) -> list[Entry]:
     """The runs. chosen: whether hyper-parameters of the training belong to the setting, and not to the task."""
     free = TRAINING if chosen else frozenset[str]()
     task = _call(records, lambda r: (f"{r.cell.task.model} on {r.cell.task.dataset}", _without(r, free)))
-    attack = _call(records, lambda r: (r.cell.attack.name, r.cell.attack.config))
+    attack = attack_names(records)
     family = {r.id: " + ".join(d.name for d in r.cell.defenses) or NOTHING for r in records}
     trained = _call(records, lambda r: (family[r.id], {k: r.cell.task.config.get(k) for k in sorted(free)}))
     out = []
@@ -50,6 +52,7 @@ def entries(records: Sequence[Record], chosen: bool) -> list[Entry]:
         told = trained(r).removeprefix(family[r.id])
         what = [r.cell.threat, r.cell.attack.model_dump(), r.cell.task.model, _without(r, free)]
         oblivious = ", oblivious" if r.cell.defenses and r.cell.knowledge == "oblivious" else ""
+        alike = canonical_json([*what, r.cell.task.dataset, r.cell.task.digest, r.cell.task.version])
         out.append(
             Entry(
                 record=r,
@@ -58,11 +61,26 @@ def entries(records: Sequence[Record], chosen: bool) -> list[Entry]:
                 setting=label(r.cell.defenses) + told + oblivious,
                 family=family[r.id] + oblivious,
                 knowledge=r.cell.knowledge if r.cell.defenses else "",
-                alike=canonical_json([*what, r.cell.task.dataset, r.cell.task.digest, r.cell.task.version]),
+                alike=alike,
                 across=canonical_json(what),
+                rivals=alike,
             )
         )
     return out
+
+
+def attack_names(records: Sequence[Record]) -> Callable[[Record], str]:
+    """Names of attacks, each with the settings in which it differs from others of that name.
+
+    Of an attack that comes in a standard version and others, another version is no part of the settings but of the
+    name: `autoattack (custom)` is not AutoAttack.
+    """
+    return _call(records, lambda r: (_titled(r.cell.attack), r.cell.attack.config))
+
+
+def _titled(attack: Plugin) -> str:
+    version = attack.config.get("version", "standard")
+    return attack.name if version == "standard" else f"{attack.name} ({version})"
 
 
 def _without(r: Record, keys: frozenset[str]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from redteam import data, registry
 from redteam.adapt import external
-from redteam.adapt.target import SPEC, DomainTarget, configure, make
+from redteam.adapt.target import _PERTURBING, SPEC, DomainTarget, configure, make
 from redteam.artifacts import Perturbed
 from redteam.context import Context
 from redteam.domain import DomainDataset
@@ -60,7 +60,11 @@ def _score(
 
 
 def _updates(jobs: Sequence[Any], rebuild: Callable[..., Any]) -> dict[str, float]:
-    """Updates of each training, of which cells that share it count one. What attacks take comes on top."""
+    """Updates of each training, of which cells that share it count one. What attacks take comes on top.
+
+    predictor: the Natural DANN of the first pseudo-labels. Trainings that differ in their defence, radius, norm or
+    inner maximisation share one.
+    """
     total: dict[str, float] = defaultdict(float)
     seen: set[str] = set()
     for job in jobs:
@@ -69,9 +73,15 @@ def _updates(jobs: Sequence[Any], rebuild: Callable[..., Any]) -> dict[str, floa
         training = {k: v for k, v in cell.task.config.items() if k not in ("examples", "select")}
         settings = [d.model_dump(mode="json") for d in cell.defenses]
         key = digest_json([cell.task.digest, cell.task.model, training, settings, cell.seed])
-        if key not in seen and (settings or not external.digest(c.model)):
-            seen.add(key)
-            total["+".join(d.name for d in cell.defenses) or "erm"] += float(c.steps * c.victims)
+        if key in seen or not (settings or not external.digest(c.model)):
+            continue
+        seen.add(key)
+        total["+".join(d.name for d in cell.defenses) or "erm"] += float(c.steps * c.victims)
+        plain = {k: v for k, v in training.items() if k not in _PERTURBING}
+        shared = digest_json(["predictor", cell.task.digest, cell.task.model, plain, cell.seed])
+        if target.dataset.adapts and shared not in seen:
+            seen.add(shared)
+            total["predictor"] += float(c.steps * c.victims)
     return dict(total)
 
 

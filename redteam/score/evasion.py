@@ -23,7 +23,9 @@ from redteam.metrics.evasion import (
     PSEUDO_COLUMNS,
     SELECTION_COLUMNS,
     black_box_gain,
+    by_radius,
     claims,
+    correct,
     evasion_groups,
     evasion_metrics,
     pseudo_metrics,
@@ -31,11 +33,11 @@ from redteam.metrics.evasion import (
     selection_metrics,
     validation_metrics,
 )
-from redteam.perturb import Norm
+from redteam.perturb import Norm, uniform
 from redteam.score import Scored, probes
 from redteam.score.evasion_budget import allowed, enforce_ball, enforce_fit, enforce_threat
-from redteam.score.evasion_states import answered, pseudo_of, states_of, uniform
-from redteam.stats import Estimate
+from redteam.score.evasion_states import answered, pseudo_of, states_of
+from redteam.stats import wilson
 
 __all__ = ["enforce_threat", "measure", "rescore"]
 
@@ -166,7 +168,7 @@ def rescore(artifact: Perturbed, evidence: Mapping[str, pd.DataFrame]) -> Scored
         metrics |= validation_metrics(evidence["history"])
     if "pseudo" in evidence:
         metrics |= pseudo_metrics(evidence["pseudo"])
-    return Scored(metrics, evidence, _flags(artifact, metrics, evidence), grouped)
+    return Scored(metrics, evidence, _flags(artifact, evidence), grouped)
 
 
 def _check(artifact: Perturbed, evidence: Mapping[str, pd.DataFrame]) -> None:
@@ -189,20 +191,23 @@ def _check(artifact: Perturbed, evidence: Mapping[str, pd.DataFrame]) -> None:
             raise BudgetExceededError(f"an image was moved by {part['moved'].max():g}, the radius is {eps:g}")
 
 
-def _flags(
-    artifact: Perturbed, metrics: Mapping[str, Estimate], evidence: Mapping[str, pd.DataFrame]
-) -> tuple[str, ...]:
+def _flags(artifact: Perturbed, evidence: Mapping[str, pd.DataFrame]) -> tuple[str, ...]:
     outcomes, table = evidence["outcomes"], evidence["probes"]
     replayed = bool(table.loc[table["name"] == "replayed", "value"].any())
     claimed, held = claims(outcomes)
     gain = black_box_gain(outcomes, artifact.main, artifact.attacks)
-    classes = table.loc[table["name"] == "classes", "value"].max()
-    accuracy = metrics["accuracy"].low
     own = {
         "not-reproduced": not replayed and held > _NOT_REPRODUCED * claimed,
         "black-box-beats-white-box": gain is not None and gain.low is not None and gain.low > 0,
         "not-monotone": bool(rises(outcomes)),
         "ensemble-cut-short": bool(artifact.notes.get("refused")),
-        "accuracy-at-chance": bool(accuracy is not None and accuracy <= 1 / classes),
+        "accuracy-at-chance": _at_chance(outcomes, table, artifact.main),
     }
     return (*probes.flags(table), *(name for name, up in own.items() if up))
+
+
+def _at_chance(outcomes: pd.DataFrame, probed: pd.DataFrame, main: float) -> bool:
+    """Whether Wilson's interval of some victim's own accuracy on the clean images reaches 1/K."""
+    classes = probed.loc[probed["name"] == "classes", "value"].max()
+    right = correct(by_radius(outcomes)[main])
+    return any(wilson(int(own.sum()), len(own))[0] <= 1 / classes for own in right)

@@ -15,9 +15,8 @@ from redteam.errors import ArtifactError
 from redteam.evasion import Attackable, Fitted, answers
 from redteam.hashing import digest_arrays
 from redteam.metrics.evasion import HISTORY_COLUMNS, PSEUDO_COLUMNS, SELECTION_COLUMNS
-from redteam.perturb import Ball, Draw
+from redteam.perturb import Ball, uniform
 from redteam.score import probes
-from redteam.seeding import SeedPath
 
 _VERSION = 1
 # What a stage keeps; which selector is in use is the cell's own.
@@ -27,12 +26,6 @@ _KEPT = tuple(c for c in SELECTION_COLUMNS if c != "chosen")
 def answered(network: nn.Module, x: torch.Tensor) -> torch.Tensor:
     """Logits (N, K), in batches that fit."""
     return answers(network, x, batch=probes.batch_size(x))
-
-
-def uniform(seeds: SeedPath, device: torch.device) -> Draw:
-    """Uniform numbers in [0, 1) at the start of a stream: the same on every device."""
-    generator = seeds.torch()
-    return lambda shape: torch.rand(shape, generator=generator).to(device)
 
 
 def states_of(

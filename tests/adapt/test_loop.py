@@ -21,6 +21,7 @@ from redteam.domain import split
 from redteam.errors import ConfigError, TrainingError, UnknownNameError
 from redteam.perturb import ce
 from redteam.seeding import SeedPath
+from redteam.types import ImageSet
 from tests.adapt.toys import bands, pair, single
 
 TINY = DomainConfig(
@@ -38,6 +39,7 @@ class Probe:
     """Erm with pseudo-labels; notes the radius and the labels that each update was given."""
 
     name: str = "probe"
+    version: str = "1"
     groups: tuple[str, ...] = ("model",)
     adapts: bool = True
     pseudo: str = "refreshed"
@@ -63,7 +65,7 @@ def test_replicas_together_are_each_what_they_are_alone():
         target, ctx = DomainTarget(pair(), replace(TINY, victims=victims)), context()
         loop = target._loop(Dann(), target.split(ctx), ctx)
         step = loop._step(0)
-        (_, losses) = [pair_ for pair_ in Dann().outer(step, None) if pair_[0] == "model"][0]
+        (_, losses) = next(told for told in Dann().outer(step, None) if told[0] == "model")
         params = list(loop.nets.params["model"].values())
         found[victims] = step, losses, torch.autograd.grad(losses.sum(), params)
     (one, alone, gradient), (two, both, gradients) = found[1], found[2]
@@ -90,7 +92,7 @@ def test_the_radius_grows_over_the_ramp_and_the_step_with_it():
     assert np.allclose([s for _, s in probe.radii], radii / 2)
 
 
-def test_keeper_takes_the_first_best_of_each_criterion_and_drops_the_rest():
+def test_keeper_takes_the_latest_of_the_best_and_drops_the_rest():
     class Nets:
         def state(self, replica):
             return {"w": torch.zeros(1)}
@@ -100,9 +102,9 @@ def test_keeper_takes_the_first_best_of_each_criterion_and_drops_the_rest():
     for step in range(3):
         keeper.see(step, {k: np.array([v[step]]) for k, v in values.items()}, Nets())
     assert keeper.chosen == {
-        (0, "source-clean"): 1, (0, "source-pgd"): 0, (0, "oracle"): 2, (0, "last"): 2,
+        (0, "source-clean"): 2, (0, "source-pgd"): 0, (0, "oracle"): 2, (0, "last"): 2,
     }  # fmt: skip
-    assert set(keeper.states) == {(0, 0), (0, 1), (0, 2)}
+    assert set(keeper.states) == {(0, 0), (0, 2)}
 
 
 def test_every_selector_takes_the_best_of_its_own_history():
@@ -113,7 +115,7 @@ def test_every_selector_takes_the_best_of_its_own_history():
     assert set(taken) == set(SELECTORS)
     for selector, criterion in (("source-clean", "source_clean"), ("pseudo", "pseudo"), ("oracle", "oracle")):
         rows = [i for i, c in enumerate(history["criterion"]) if c == criterion]
-        best = max(rows, key=lambda i: (history["value"][i], -history["step"][i]))
+        best = max(rows, key=lambda i: (history["value"][i], history["step"][i]))
         assert taken[selector].step == history["step"][best]
     assert taken["last"].step == TINY.steps
 
@@ -151,15 +153,49 @@ def test_pseudo_labels_are_frozen_or_refreshed(pseudo, refresh, changes):
     assert bool((loop.pseudo != 0).any()) == changes
 
 
-def test_a_refresh_by_source_accuracy_asks_the_predictor_first():
-    probe = Probe(refresh="source-clean")
-    target = DomainTarget(pair(), replace(TINY, steps=4), probe)
+@pytest.mark.parametrize("rule", ["source-clean", "source-pgd", "oracle"])
+@pytest.mark.parametrize("better", [True, False])
+def test_a_refresh_asks_the_predictor_first(rule, better, monkeypatch):
+    """Labels change only where the model's own criterion beats the predictor's, and then what it has reached before."""
+    probe = Probe(refresh=rule)
+    target = DomainTarget(pair(), TINY, probe)
     parts, ctx = target.split(context()), context()
     loop = target._loop(probe, parts, ctx, target._predictor(parts, ctx))
-    loop.refreshed = {0: 1.0}  # a predictor without fault: nothing can be better
-    loop.pseudo = torch.full_like(loop.pseudo, 2)
-    loop.run("probe")
-    assert (loop.pseudo == 2).all()
+    criterion = {"source-clean": "source_clean", "source-pgd": "source_pgd", "oracle": "oracle_clean"}[rule]
+    of_predictor = loop._predictors_own(criterion)
+    assert 0 <= of_predictor[0] <= 1
+    marked = torch.full_like(loop.pseudo, 2)
+    loop.pseudo = marked.clone()
+    offset = 0.01 if better else 0.0
+    loop._refresh({criterion: of_predictor + offset})
+    assert bool((loop.pseudo != marked).any()) == better
+    loop.pseudo = marked.clone()
+    loop._refresh({criterion: of_predictor + offset})  # no better than before: nothing changes
+    assert (loop.pseudo == marked).all()
+
+
+def test_labels_of_the_target_reach_nothing_but_the_oracle():
+    """With the target's labels permuted, all states but the oracle's are the same, pseudo-labels too."""
+    data = pair()
+    assert data.target is not None
+    rolled = replace(data, target=ImageSet(data.target.images, np.roll(data.target.labels, 1), data.classes))
+    target = DomainTarget(data, TINY, Probe(refresh="source-pgd"))
+    (plain,), (other,) = (replace(target, dataset=d).selected(context()) for d in (data, rolled))
+    x = torch.rand(4, 3, 8, 8)
+    with torch.no_grad():
+        for selector in ("source-clean", "source-pgd", "pseudo", "last"):
+            assert plain[selector].step == other[selector].step
+            assert torch.equal(plain[selector].network(x), other[selector].network(x))
+    assert np.array_equal(plain["last"].pseudo, other["last"].pseudo)
+    told = (
+        DomainTarget(data, TINY, Probe()).history(context()),
+        DomainTarget(rolled, TINY, Probe()).history(context()),
+    )
+    assert not np.array_equal(told[0]["value"], told[1]["value"]), "the oracle's criterion does see them"
+
+
+def test_one_radius_is_one_cell_however_it_is_written():
+    assert configure(pair(), {"eps": "1/10"}) == configure(pair(), {"eps": 0.1})
 
 
 def test_a_loss_that_is_not_finite_stops_the_training_and_says_where():

@@ -22,7 +22,9 @@ def bands(n: int, seed: int, *, invert: bool = False, classes: int = 3, size: in
 
 def pair(n: int = 200) -> DomainDataset:
     """A source and its inverted target."""
-    return DomainDataset("bands-to-inverted", bands(n, 0), bands(n, 1, invert=True), "made in the tests", "none")
+    return DomainDataset(
+        "bands-to-inverted", bands(n, 0), bands(n, 1, invert=True), "made in the tests", "none"
+    )
 
 
 def single(n: int = 200) -> DomainDataset:

@@ -112,6 +112,6 @@ def test_standard_on_digits_is_measured_and_agrees_with_the_released_ensemble(no
 
 def test_presets():
     presets = autoattack.SPEC.presets
-    assert presets["standard"].config == presets["paper"].config == AutoAttack()
-    assert presets["default"].config.version == presets["smoke"].config.version == "custom"
+    assert presets["default"].config == presets["paper"].config == AutoAttack()
+    assert presets["small"].config.version == presets["smoke"].config.version == "custom"
     assert replace(presets["smoke"].config, steps=7).name() != presets["smoke"].config.name()

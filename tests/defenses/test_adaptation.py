@@ -12,11 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from defenses import srouda
-from defenses._shared.adaptation import PAPER_TARGET, SMOKE_TARGET, Trades, answers
+from defenses._shared.adaptation import SMOKE_TARGET, Trades, answers
 from defenses.dart import SPEC as DART
 from redteam.adapt.config import DomainConfig
 from redteam.adapt.divergence import coral, mmd
-from redteam.config import build
+from redteam.adapt.target import SPEC
+from redteam.config import build, to_json
 from redteam.perturb import ce, kl, lengths
 from tests.defenses.updates import ELEVEN, EVERY, MODULES, algorithm, make_step, update
 
@@ -315,11 +316,15 @@ def test_settings_tell_every_two_algorithms_apart_and_baselines_are_the_others()
     assert set(DART.baselines) == set(MODULES) - {"dart"}
 
 
-def test_the_presets_targets_are_settings_of_the_classifier():
-    pytest.importorskip("redteam.adapt.target")
-    from redteam.adapt.target import SPEC
-
-    assert build(DomainConfig, PAPER_TARGET) == SPEC.presets["paper"].config
+def test_the_papers_preset_has_the_papers_numbers():
+    """Section 3.5 of the notes on DART: the defaults of its search, its network, its radius, its selector."""
+    stated = {
+        "model": "digit-cnn", "size": 32, "eps": 2 / 255, "steps": 25_001, "batch_size": 128, "lr": 1e-3,
+        "lr_critic": 1e-3, "beta1": 0.9, "weight_decay": 0.0, "critic_width": 1024, "critic_layers": 5,
+        "inner_steps": 5, "inner_step": 1 / 255, "check_every": 100, "val_steps": 20, "select": "oracle",
+    }  # fmt: skip
+    for target in (DART.presets["paper"].target, to_json(SPEC.presets["paper"].config)):
+        assert {k: target[k] for k in stated} == stated
     build(DomainConfig, SMOKE_TARGET)
 
 

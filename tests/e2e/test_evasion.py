@@ -137,7 +137,7 @@ def test_a_model_of_ones_own_on_ones_own_data(tmp_path, capsys):
 @pytest.mark.parametrize(("words", "message"), [
     (["pgd", "--eps", "8/0"], "eps: expected a radius of at least 0 such as 0.1 or 8/255, got '8/0'"),
     (["pgd", "--curve", "0.1,x"], "expected a radius"),
-    (["autoattack", "--version", "standard", "--preset", "standard", "--steps", "10"], "AutoAttack standard means"),
+    (["autoattack", "--steps", "10"], "AutoAttack standard means"),
     (["pgd", "--model", "no/such.pt"], "no/such.pt"),
     (["pgd", "--model", "digit-cnn-smal"], "digit-cnn-small"),
     (["pgd", "--defense", "dart"], "dart adapts to a target domain, and 'digits' has none"),

@@ -1,0 +1,196 @@
+"""Worst case over attacks: all attacks on the same networks at the same main radius, put together by image."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+
+from redteam.compare.difference import Outcomes
+from redteam.compare.names import Entry, attack_names, entries
+from redteam.errors import ArtifactError, ConfigError
+from redteam.hashing import canonical_json, digest_json
+from redteam.metrics.evasion import OUTCOME_COLUMNS, Table, crossed, evasion_metrics, robust
+from redteam.record import Cell, Metric, Plugin, Record
+
+# What the attacks took to get there is no worst case of anything.
+_LEFT = ("forwards_mean", "backwards_mean")
+_SAME = 1e-12
+
+
+@dataclass(frozen=True, slots=True)
+class Worst:
+    """One worst case. record: as if one attack had run. table: its outcomes at the main radius.
+
+    of: the attacks that it is of, by what each is, with its name. knew: of each, who knew of the defence.
+    """
+
+    record: Record
+    table: pd.DataFrame
+    of: Mapping[str, str]
+    knew: Mapping[str, tuple[str, ...]]
+
+
+def ball(record: Record) -> tuple[str, float | None]:
+    """The norm and the main radius of an evasion run; an attack without knobs for them has the target's norm."""
+    config, task = record.cell.attack.config, record.cell.task.config
+    eps = config.get("eps")
+    return str(config.get("norm") or task.get("norm") or ""), None if eps is None else float(eps)
+
+
+def attacked(records: Iterable[Record]) -> list[Record]:
+    """The finished runs of evasion attacks, without controls.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    found = [r for r in records if r.status == "ok" and r.role == "attack" and r.cell.threat == "evasion"]
+    if not found:
+        raise ConfigError(
+            "worst case: expected finished runs of evasion attacks, found none; run some, or give --store"
+        )
+    return found
+
+
+def at_main(record: Record, outcomes: Outcomes) -> Table:
+    """The outcomes at the main radius, (victims, images) each.
+
+    Raises:
+        ArtifactError: the run kept none, or none at its main radius.
+    """
+    table, (_, eps) = outcomes(record), ball(record)
+    if table is None:
+        raise ArtifactError(f"the run {record.id} kept no outcomes, without which it is in no worst case")
+    radii = table["eps"].unique()
+    if eps is None and len(radii) == 1:
+        eps = float(radii[0])
+    part = table[table["eps"] == eps]
+    if not len(part):
+        raise ArtifactError(f"the run {record.id} has no outcomes at its main radius {eps}")
+    return crossed(part, OUTCOME_COLUMNS)
+
+
+def identity(record: Record) -> str:
+    """What an attack is: its name, version and all its settings."""
+    return canonical_json(record.cell.attack.model_dump(mode="json"))
+
+
+def networks(record: Record) -> str:
+    """The networks that were attacked, and in which ball: equal for cells that a worst case is over."""
+    cell = record.cell.model_dump(mode="json")
+    return canonical_json([cell["threat"], cell["task"], cell["defenses"], cell["seed"], ball(record)])
+
+
+def worst_cases(records: Sequence[Record], outcomes: Outcomes) -> list[Worst]:
+    """One for each task, setting of the defences, seed and ball, over all attacks there.
+
+    Raises:
+        ArtifactError: outcomes are missing, or of other images than those of another attack on the same networks.
+    """
+    called = attack_names(records)
+    groups: dict[str, list[Record]] = defaultdict(list)
+    for r in records:
+        groups[networks(r)].append(r)
+    return [_together(sorted(g, key=lambda r: (called(r), r.id)), called, outcomes) for g in groups.values()]
+
+
+def _together(found: Sequence[Record], called: Callable[[Record], str], outcomes: Outcomes) -> Worst:
+    first = found[0]
+    tables = [at_main(r, outcomes) for r in found]
+    for r, t in zip(found, tables, strict=True):
+        if any(not np.array_equal(t[c], tables[0][c]) for c in ("victim", "index", "label")):
+            raise ArtifactError(f"the runs {first.id} and {r.id} are alike, but judged on other images")
+    stands = np.logical_and.reduce([robust(t) for t in tables])
+    # No class is -1: an image that some attack turned is right to nobody.
+    merged = tables[0] | {"adversarial": np.where(stands, tables[0]["label"], -1)}
+    table = pd.DataFrame({name: merged[name].ravel() for name in OUTCOME_COLUMNS})
+    of, knew = {identity(r): called(r) for r in found}, defaultdict(set)
+    for r in found:
+        knew[identity(r)].add(r.cell.knowledge)
+    cell = _cell(first.cell, ball(first), of)
+    made = evasion_metrics(table, float(table["eps"].iloc[0]))
+    metrics = [Metric.of(name, e) for name, e in made.items() if name not in _LEFT]
+    record = first.model_copy(
+        update={"id": cell.id, "cell": cell, "evidence": (), "metrics": (*metrics, *_shared(found, set(made)))}
+    )
+    return Worst(record, table, of, {k: tuple(sorted(v)) for k, v in knew.items()})
+
+
+def _cell(cell: Cell, where: tuple[str, float | None], of: Mapping[str, str]) -> Cell:
+    config = {"norm": where[0], "eps": where[1], "of": sorted(of)}
+    attack = Plugin(name=worst_of(of.values()), version="1", config=config, digest=digest_json(config))
+    return cell.model_copy(update={"attack": attack, "knowledge": "adaptive"})
+
+
+def _shared(found: Sequence[Record], made: set[str]) -> Iterator[Metric]:
+    """Metrics that are of the networks and not of an attack: those that all runs agree on."""
+    for m in found[0].metrics:
+        others = [r.metric(m.name, m.group) for r in found]
+        alike = all(o is not None and abs(o.value - m.value) <= _SAME for o in others)
+        if m.group is None and m.name.startswith("val_") and alike and m.name not in made:
+            yield m
+
+
+def worst_of(names: Iterable[str]) -> str:
+    """`worst of apgd, pgd`."""
+    told = sorted(names)
+    return "worst of " + ("; " if any(", " in n for n in told) else ", ").join(told)
+
+
+def worst_entries(
+    found: Sequence[Worst], chosen: bool
+) -> tuple[list[Entry], Outcomes]:
+    """Worst cases as a comparison sees runs, and where their outcomes are."""
+    by_id = {w.record.id: w for w in found}
+    out = []
+    for e in entries([w.record for w in found], chosen=chosen):
+        of = by_id[e.record.id]
+        where = [e.record.cell.attack.config["norm"], e.record.cell.attack.config["eps"]]
+        bare = e.record.model_copy(
+            update={"cell": e.record.cell.model_copy(update={"attack": _NO_ATTACK})}
+        )
+        (plain,) = entries([bare], chosen=chosen)
+        knowledge = canonical_json(of.knew) if e.record.cell.defenses else ""
+        # Attacks stand in the name already; settings in which sets of them differ would only repeat it.
+        out.append(
+            replace(
+                e, attack=e.record.cell.attack.name, knowledge=knowledge,
+                rivals=canonical_json([plain.alike, where]),
+            )
+        )  # fmt: skip
+    return out, lambda r: by_id[r.id].table
+
+
+_NO_ATTACK = Plugin(name="", version="", config={}, digest="")
+
+
+def left_out(runs: Sequence[Entry], found: Sequence[Worst], base: str) -> list[str]:
+    """Pairs of base and another defence that other attacks ran on, and so are not compared: what each lacks."""
+    by_id = {w.record.id: w for w in found}
+    ours = {(e.rivals, e.record.cell.seed): e for e in runs if e.setting == base}
+    out = []
+    for e in runs:
+        mine = ours.get((e.rivals, e.record.cell.seed))
+        if e.setting == base or mine is None:
+            continue
+        a, b = by_id[mine.record.id], by_id[e.record.id]
+        sides = [(mine.setting, _lacks(a, b)), (e.setting, _lacks(b, a))]
+        told = [f"{who} without {', '.join(names)}" for who, names in sides if names]
+        if not told and mine.knowledge and e.knowledge and mine.knowledge != e.knowledge:
+            told = ["some attack knew of the one defence and not of the other"]
+        if told:
+            out.append(f"{e.task}, seed {e.record.cell.seed}, {base} and {e.setting}: {'; '.join(told)}")
+    return out
+
+
+def _lacks(one: Worst, other: Worst) -> list[str]:
+    """Names of the attacks that the other ran with and this one did not."""
+    names = set(one.of.values())
+    return sorted(
+        f"that version of {name}" if name in names else name
+        for key, name in other.of.items()
+        if key not in one.of
+    )
