@@ -10,6 +10,7 @@ import click
 from redteam.cli.options import DEFAULT_STORE, data_options, with_options
 
 if TYPE_CHECKING:
+    from redteam.domain import DomainDataset
     from redteam.record import Record
     from redteam.types import ImageDataset
 
@@ -29,7 +30,8 @@ def report(run: str, store: Path, out: Path | None, dataset: str | None, **param
     Of poison: triggered examples, success against budget beside the controls, where the flips fell. Of malicious
     clients of a federation: success and accuracy over the rounds and behind other defences, who was removed. Of
     adversarial strings: success against queries, every string with its prompt and answer, what failed. Of
-    agents: privacy against utility over defences and attacks, what was shared, and every conversation.
+    agents: privacy against utility over defences and attacks, what was shared, and every conversation. Of evasion:
+    accuracy against the radius, what each attack of an ensemble broke, which state was taken, perturbed images.
     """
     from redteam.files import write_text
     from redteam.store import Store, read_record
@@ -45,6 +47,10 @@ def report(run: str, store: Path, out: Path | None, dataset: str | None, **param
         from redteam.report.agents import render_agents
 
         page = render_agents(folder, siblings)
+    elif record.cell.threat == "evasion":
+        from redteam.report.evasion import render_evasion
+
+        page = render_evasion(folder, siblings, _domains(record, dataset, params))
     elif record.cell.task.target == "federation":
         from redteam.report.federation import render_federation
 
@@ -57,6 +63,22 @@ def report(run: str, store: Path, out: Path | None, dataset: str | None, **param
     path = out or folder / "report.html"
     write_text(path, page)
     click.echo(str(path))
+
+
+def _domains(record: Record, dataset: str | None, params: dict[str, Any]) -> DomainDataset | None:
+    """The pair of domains, or the one data set, of an evasion run; None, saying why, where it is not at hand."""
+    from redteam import data
+    from redteam.errors import DataError
+
+    name = dataset or record.cell.task.dataset
+    try:
+        found = data.load_domains(name, **params)
+        if found.digest != record.cell.task.digest:
+            raise DataError(f"'{name}' is not the data this run used; the page will do without it")
+    except DataError as error:
+        click.echo(f"Note: {error}", err=True)
+        return None
+    return found
 
 
 def _images(record: Record, dataset: str | None, params: dict[str, Any]) -> ImageDataset | None:

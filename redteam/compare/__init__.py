@@ -11,14 +11,19 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from redteam.compare.choice import Pick, chosen, grouped, mean
 from redteam.compare.difference import Outcomes, Question, difference, outcomes_in
 from redteam.compare.names import Entry, entries
+from redteam.compare.table import AVERAGED, Line, Listing, listing
+from redteam.compare.worst import attacked, left_out, worst_cases, worst_entries
 from redteam.errors import ConfigError, UnknownNameError
 from redteam.record import Record
 from redteam.stats import Estimate, over_strata
 
-__all__ = ["Comparison", "Outcomes", "Pick", "Question", "Row", "compare", "outcomes_in"]
-AVERAGED = "averaged over tasks"
+__all__ = [
+    "AVERAGED", "Comparison", "Line", "Listing", "Outcomes", "Pick", "Question", "Row", "compare", "listing",
+    "outcomes_in",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,25 +49,13 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pick:
-    """A setting that was chosen, the mean of the criterion over its cells, and out of how many settings."""
-
-    task: str
-    attack: str
-    defence: str
-    setting: str
-    value: float
-    cells: int
-    among: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """All rows, and what `by` chose."""
+    """All rows, and what `by` chose. left_out: of worst cases, pairs that are not compared, and why."""
 
     question: Question
     rows: tuple[Row, ...]
     picks: tuple[Pick, ...]
+    left_out: tuple[str, ...] = ()
 
 
 def compare(records: Iterable[Record], question: Question, outcomes: Outcomes) -> Comparison:
@@ -72,22 +65,43 @@ def compare(records: Iterable[Record], question: Question, outcomes: Outcomes) -
         ConfigError: there is nothing to compare. UnknownNameError: no such metric or defence.
         ArtifactError: evidence is missing, changed, or of other images in cells that are alike.
     """
-    runs = entries(_measured(records, question), chosen=question.by is not None)
+    runs, outcomes, lacking = _seen(records, question, outcomes)
     picks: list[Pick] = []
     if question.by is not None:
-        runs, picks = _chosen(runs, question.by)
+        runs, picks = chosen(runs, question.by)
     base = _base(runs, question.base)
+    left = lacking(runs, base)
     found = [
-        pair for alike in _groups(runs, lambda e: e.alike) for pair in _rows(alike, base, question, outcomes)
+        pair for alike in grouped(runs, lambda e: e.alike) for pair in _rows(alike, base, question, outcomes)
     ]
     if not found:
+        why = f". Left out, as other attacks ran: {left[0]}" if left else ""
         raise ConfigError(
             f"nothing to compare: no run behind another defence than '{base}' is like one of its runs in task, "
-            "attack and seed; run them with the same --dataset, settings and --seeds"
+            f"attack and seed; run them with the same --dataset, settings and --seeds{why}"
         )
-    return Comparison(
-        question=question, rows=(*(row for row, _ in found), *_averages(found)), picks=tuple(picks)
-    )
+    rows = (*(row for row, _ in found), *_averages(found))
+    return Comparison(question=question, rows=rows, picks=tuple(picks), left_out=tuple(left))
+
+
+Lacking = Callable[[Sequence[Entry], str], list[str]]
+
+
+def _seen(
+    records: Iterable[Record], question: Question, outcomes: Outcomes
+) -> tuple[list[Entry], Outcomes, Lacking]:
+    """The runs of a question, where their outcomes are, and what tells which pairs have to be left out."""
+    if not question.worst:
+        runs = entries(_measured(records, question), chosen=question.by is not None)
+        return runs, outcomes, lambda runs, base: []
+    if question.group is not None:
+        raise ConfigError(
+            f"group: the worst case is at the main radius alone; got '{question.group}' with --worst"
+        )
+    found = worst_cases(attacked(records), outcomes)
+    _measured([w.record for w in found], question)
+    runs, outcomes = worst_entries(found, question.by)
+    return runs, outcomes, lambda runs, base: left_out(runs, found, base)
 
 
 def _measured(records: Iterable[Record], question: Question) -> list[Record]:
@@ -112,56 +126,6 @@ def _measured(records: Iterable[Record], question: Question) -> list[Record]:
     return measured
 
 
-def _groups(runs: Iterable[Entry], key: Callable[[Entry], str]) -> list[list[Entry]]:
-    groups: dict[str, list[Entry]] = defaultdict(list)
-    for e in runs:
-        groups[key(e)].append(e)
-    return list(groups.values())
-
-
-def _chosen(runs: Sequence[Entry], by: str) -> tuple[list[Entry], list[Pick]]:
-    """On each task and attack, the runs of each defence's best setting by the mean of a criterion over seeds.
-
-    Of a defence's settings, only those that ran with the most seeds compete. The first of equals is taken.
-
-    Raises:
-        UnknownNameError: a defence has several settings, and no run of it has the criterion.
-    """
-    kept: list[Entry] = []
-    picks: list[Pick] = []
-    for alike in _groups(runs, lambda e: e.alike):
-        for of in _groups(alike, lambda e: e.family):
-            settings = _groups(of, lambda e: e.setting)
-            best = settings[0]
-            if len(settings) > 1:
-                most = max(map(len, settings))
-                judged = [(v, s) for s in settings if len(s) == most and (v := _mean(s, by)) is not None]
-                if not judged:
-                    names = {m.name for e in of for m in e.record.metrics if m.group is None}
-                    raise UnknownNameError(f"criterion in every run behind {of[0].family}", by, names)
-                value, best = max(judged, key=lambda pair: pair[0])
-                one = best[0]
-                picks.append(
-                    Pick(
-                        task=one.task,
-                        attack=one.attack,
-                        defence=one.family,
-                        setting=one.setting,
-                        value=value,
-                        cells=most,
-                        among=len(settings),
-                    )
-                )
-            kept += [replace(e, setting=e.family) for e in best]
-    return kept, picks
-
-
-def _mean(runs: Sequence[Entry], name: str, group: str | None = None) -> float | None:
-    """The mean of a metric, if every run has it."""
-    found = [m.value for e in runs if (m := e.record.metric(name, group)) is not None]
-    return float(np.mean(found)) if len(found) == len(runs) else None
-
-
 def _base(runs: Sequence[Entry], asked: str) -> str:
     """The one setting that the user's base means.
 
@@ -184,7 +148,7 @@ def _base(runs: Sequence[Entry], asked: str) -> str:
 
 def _rows(alike: Sequence[Entry], base: str, question: Question, outcomes: Outcomes) -> list[tuple[Row, str]]:
     """A row for each other setting that shares seeds with the base, and what its average goes over."""
-    by_setting = {found[0].setting: found for found in _groups(alike, lambda e: e.setting)}
+    by_setting = {found[0].setting: found for found in grouped(alike, lambda e: e.setting)}
     ours = {e.record.cell.seed: e for e in by_setting.pop(base, [])}
     out = []
     for other, found in by_setting.items():
@@ -193,7 +157,7 @@ def _rows(alike: Sequence[Entry], base: str, question: Question, outcomes: Outco
         if not pairs or len({knew for pair in pairs for e in pair if (knew := e.knowledge)}) > 1:
             continue
         told, paired = difference([(a.record, b.record) for a, b in pairs], question, outcomes)
-        first, second = (_mean([p[i] for p in pairs], question.metric, question.group) for i in (0, 1))
+        first, second = (mean([p[i] for p in pairs], question.metric, question.group) for i in (0, 1))
         assert first is not None and second is not None
         row = Row(
             task=pairs[0][0].task, attack=pairs[0][0].attack, base=base, other=other, difference=told,
@@ -214,13 +178,11 @@ def _averages(rows: Sequence[tuple[Row, str]]) -> list[Row]:
             continue
         first, second = (float(np.mean([r.values[i] for r in found])) for i in (0, 1))
         by_images = all(r.paired == "images" for r in found)
-        estimates = [r.difference for r in found]
-        mean = over_strata(estimates)
         out.append(
             replace(
                 found[0],
                 task=AVERAGED,
-                difference=mean,
+                difference=over_strata([r.difference for r in found]),
                 values=(first, second),
                 cells=len(found),
                 paired="images" if by_images else "cells",

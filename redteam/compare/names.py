@@ -26,7 +26,8 @@ class Entry:
 
     knowledge: who knew of the defence, empty without one. alike: what comparable runs share, but for the seed.
     across: the same without the data set, which averages go over. rivals: what runs share among which `--by`
-    chooses a setting; `alike`, but for worst cases, whose choice does not hang on which attacks ran.
+    chooses a setting; `alike`, but for worst cases, whose choice does not hang on which attacks ran. stratum: the
+    same without the data set.
     """
 
     record: Record
@@ -38,6 +39,7 @@ class Entry:
     alike: str
     across: str
     rivals: str
+    stratum: str
 
 
 def entries(records: Sequence[Record], chosen: bool) -> list[Entry]:
@@ -64,6 +66,7 @@ def entries(records: Sequence[Record], chosen: bool) -> list[Entry]:
                 alike=alike,
                 across=canonical_json(what),
                 rivals=alike,
+                stratum=canonical_json(what),
             )
         )
     return out

@@ -56,7 +56,7 @@ def listing(records: Iterable[Record], outcomes: Outcomes, by: str | None = None
     """
     runs = attacked(records)
     found = worst_cases(runs, outcomes)
-    cells, _ = worst_entries(found, chosen=by is not None)
+    cells, _ = worst_entries(found, by)
     picks: list[Pick] = []
     if by is not None:
         cells, picks = chosen(cells, by)
@@ -88,7 +88,7 @@ def _line(cells: Sequence[tuple[Entry, Worst]], outcomes: Outcomes) -> Line:
 
 
 def _robust(w: Worst) -> Estimate:
-    t = {c: w.table[c].to_numpy().reshape(w.table["victim"].nunique(), -1) for c in w.table}
+    t = {str(c): w.table[c].to_numpy().reshape(w.table["victim"].nunique(), -1) for c in w.table}
     return rate(robust(t))
 
 

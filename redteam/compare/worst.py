@@ -18,6 +18,7 @@ from redteam.record import Cell, Metric, Plugin, Record
 
 # What the attacks took to get there is no worst case of anything.
 _LEFT = ("forwards_mean", "backwards_mean")
+_OF_NETWORKS = "val_"
 _SAME = 1e-12
 
 
@@ -25,13 +26,15 @@ _SAME = 1e-12
 class Worst:
     """One worst case. record: as if one attack had run. table: its outcomes at the main radius.
 
-    of: the attacks that it is of, by what each is, with its name. knew: of each, who knew of the defence.
+    of: the attacks that it is of, by what each is, with its name. knew: of each, who knew of the defence. runs: what
+    it is made of, by name.
     """
 
     record: Record
     table: pd.DataFrame
     of: Mapping[str, str]
     knew: Mapping[str, tuple[str, ...]]
+    runs: Mapping[str, Record]
 
 
 def ball(record: Record) -> tuple[str, float | None]:
@@ -110,27 +113,38 @@ def _together(found: Sequence[Record], called: Callable[[Record], str], outcomes
     of, knew = {identity(r): called(r) for r in found}, defaultdict(set)
     for r in found:
         knew[identity(r)].add(r.cell.knowledge)
-    cell = _cell(first.cell, ball(first), of)
+    cell = _cell(first.cell, ball(first)[0], float(table["eps"].iloc[0]), of)
     made = evasion_metrics(table, float(table["eps"].iloc[0]))
     metrics = [Metric.of(name, e) for name, e in made.items() if name not in _LEFT]
     record = first.model_copy(
-        update={"id": cell.id, "cell": cell, "evidence": (), "metrics": (*metrics, *_shared(found, set(made)))}
+        update={"id": cell.id, "cell": cell, "evidence": (), "metrics": (*metrics, *_shared(found))}
     )
-    return Worst(record, table, of, {k: tuple(sorted(v)) for k, v in knew.items()})
+    return Worst(record, table, of, {k: tuple(sorted(v)) for k, v in knew.items()}, _apart(found, called))
 
 
-def _cell(cell: Cell, where: tuple[str, float | None], of: Mapping[str, str]) -> Cell:
-    config = {"norm": where[0], "eps": where[1], "of": sorted(of)}
+def _apart(found: Sequence[Record], called: Callable[[Record], str]) -> dict[str, Record]:
+    """The runs by name; of several of one name, also by what they knew and their version."""
+    names = [called(r) for r in found]
+    out: dict[str, Record] = {}
+    for r, name in zip(found, names, strict=True):
+        if names.count(name) > 1 and r.cell.knowledge == "oblivious":
+            name += ", oblivious"
+        out[name if name not in out else f"{name}, version {r.cell.attack.version}"] = r
+    return out
+
+
+def _cell(cell: Cell, norm: str, eps: float, of: Mapping[str, str]) -> Cell:
+    config = {"norm": norm, "eps": eps, "of": sorted(of)}
     attack = Plugin(name=worst_of(of.values()), version="1", config=config, digest=digest_json(config))
     return cell.model_copy(update={"attack": attack, "knowledge": "adaptive"})
 
 
-def _shared(found: Sequence[Record], made: set[str]) -> Iterator[Metric]:
-    """Metrics that are of the networks and not of an attack: those that all runs agree on."""
+def _shared(found: Sequence[Record]) -> Iterator[Metric]:
+    """What validation said of the networks, which is of no attack: where all runs agree on it."""
     for m in found[0].metrics:
         others = [r.metric(m.name, m.group) for r in found]
         alike = all(o is not None and abs(o.value - m.value) <= _SAME for o in others)
-        if m.group is None and m.name.startswith("val_") and alike and m.name not in made:
+        if m.group is None and m.name.startswith(_OF_NETWORKS) and alike:
             yield m
 
 
@@ -140,31 +154,36 @@ def worst_of(names: Iterable[str]) -> str:
     return "worst of " + ("; " if any(", " in n for n in told) else ", ").join(told)
 
 
-def worst_entries(
-    found: Sequence[Worst], chosen: bool
-) -> tuple[list[Entry], Outcomes]:
-    """Worst cases as a comparison sees runs, and where their outcomes are."""
-    by_id = {w.record.id: w for w in found}
-    out = []
-    for e in entries([w.record for w in found], chosen=chosen):
-        of = by_id[e.record.id]
-        where = [e.record.cell.attack.config["norm"], e.record.cell.attack.config["eps"]]
-        bare = e.record.model_copy(
-            update={"cell": e.record.cell.model_copy(update={"attack": _NO_ATTACK})}
+def worst_entries(found: Sequence[Worst], by: str | None) -> tuple[list[Entry], Outcomes]:
+    """Worst cases as a comparison sees runs, and where their outcomes are. by: what will choose a setting.
+
+    Raises:
+        ConfigError: that hangs on the attacks, of which settings may have had different ones.
+    """
+    if by is not None and not by.startswith(_OF_NETWORKS):
+        raise ConfigError(
+            f"by: expected a criterion of the networks alone such as val_pseudo, got '{by}', which hangs on the "
+            "attacks; settings that met fewer of them would look better"
         )
-        (plain,) = entries([bare], chosen=chosen)
-        knowledge = canonical_json(of.knew) if e.record.cell.defenses else ""
-        # Attacks stand in the name already; settings in which sets of them differ would only repeat it.
+    by_id = {w.record.id: w for w in found}
+    bare = [w.record.model_copy(update={"cell": _without_attack(w.record.cell)}) for w in found]
+    chosen, out = by is not None, []
+    pairs = zip(entries([w.record for w in found], chosen), entries(bare, chosen), strict=True)
+    for e, plain in pairs:
+        config = e.record.cell.attack.config
+        where = [config["norm"], config["eps"]]
+        knowledge = canonical_json(dict(by_id[e.record.id].knew)) if e.record.cell.defenses else ""
         out.append(
             replace(
                 e, attack=e.record.cell.attack.name, knowledge=knowledge,
-                rivals=canonical_json([plain.alike, where]),
+                rivals=canonical_json([plain.alike, where]), stratum=canonical_json([plain.across, where]),
             )
         )  # fmt: skip
     return out, lambda r: by_id[r.id].table
 
 
-_NO_ATTACK = Plugin(name="", version="", config={}, digest="")
+def _without_attack(cell: Cell) -> Cell:
+    return cell.model_copy(update={"attack": Plugin(name="", version="", config={}, digest="")})
 
 
 def left_out(runs: Sequence[Entry], found: Sequence[Worst], base: str) -> list[str]:

@@ -82,22 +82,26 @@ def examples(artifact: Perturbed, outcomes: pd.DataFrame, images: ImageSet) -> P
         )
     at = (artifact.where[:, 0] == 0) & (artifact.where[:, 1] == radius)
     kept = {int(row): int(i) for i, row in zip(np.flatnonzero(at), artifact.where[at, 2], strict=True)}
-    right, stands = table["clean"] == table["label"], table["adversarial"] == table["label"]
+    columns = ("label", "clean", "adversarial", "attack")
+    label, clean, said, named = (table[c].to_numpy(np.int64) for c in columns)
     wanted = [
-        [int(i) for i in np.flatnonzero(right & which) if int(i) in kept][:many]
-        for which, many in ((~stands, FOOLED), (stands, STOOD))
+        [int(i) for i in np.flatnonzero((clean == label) & which) if int(i) in kept][:many]
+        for which, many in ((said != label, FOOLED), (said == label, STOOD))
     ]
-    plain = {i: images.images[i].transpose(2, 0, 1).astype(np.float64) / 255 for i in sum(wanted, [])}
+    plain = {
+        i: images.images[i].transpose(2, 0, 1).astype(np.float64) / 255 for i in [*wanted[0], *wanted[1]]
+    }
     changes = {i: artifact.images[kept[i]].astype(np.float64) - plain[i] for i in plain}
     factor = factor_for(list(changes.values()))
+    distance = table["moved"].to_numpy(np.float64)
 
-    def one(i: int, fell: bool) -> Example:
-        said, named = table.loc[i], int(table.loc[i, "attack"])
-        by = artifact.attacks[named if named >= 0 else -1] if fell else None
-        pictures = (plain[i], artifact.images[kept[i]])
+    def one(i: int) -> Example:
+        by = artifact.attacks[max(int(named[i]), -1)] if said[i] != label[i] else None
         return Example(
-            i, int(said["label"]), *(png_uri(eight_bits(p)) for p in pictures), png_uri(magnified(changes[i], factor)),
-            int(said["clean"]), int(said["adversarial"]), by, float(said["moved"]),
+            index=i, label=int(label[i]), plain=png_uri(eight_bits(plain[i])),
+            moved=png_uri(eight_bits(artifact.images[kept[i]])), change=png_uri(magnified(changes[i], factor)),
+            said_plain=int(clean[i]), said_moved=int(said[i]), by=by, distance=float(distance[i]),
         )  # fmt: skip
 
-    return Pictures(*(tuple(one(i, fell) for i in chosen) for chosen, fell in zip(wanted, (True, False), strict=True)), factor)
+    fooled, stood = (tuple(map(one, chosen)) for chosen in wanted)
+    return Pictures(fooled, stood, factor)

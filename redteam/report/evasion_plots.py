@@ -56,7 +56,7 @@ def _drawn(axes: Any, line: Line) -> None:
     axes.plot(
         xs, ys, color=hue, linewidth=2.6 if line.own else 1.2, alpha=1 if line.own else 0.85,
         marker=_MARKERS[_marker(line.place)], markersize=7 if line.own else 5,
-        markerfacecolor=hue if line.own else "none", zorder=5 if line.own else 3,
+        markerfacecolor=hue if line.own else "none", zorder=5 if line.own else 3, clip_on=False,
     )  # fmt: skip
     known = [(eps, e.low, e.high) for eps, e in line.points if e.low is not None and e.high is not None]
     if line.own and known:

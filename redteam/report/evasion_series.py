@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 
@@ -48,7 +47,7 @@ class Row:
 
 @dataclass(frozen=True)
 class AtRadius:
-    """This run at one radius. forwards, backwards: means over images; fell: shares of images, clean minus robust."""
+    """This run at one radius. forwards, backwards: means over images. drop: accuracy minus robust, paired."""
 
     eps: float
     main: bool
@@ -163,10 +162,9 @@ def _over_radii(records: Sequence[Record]) -> Curve:
         if (clean := of_metric(r, "accuracy")) is not None:
             at[0.0].append(clean)
         for m in r.metrics:
-            if m.name == "robust_accuracy" and (m.group or "").startswith("eps="):
-                e = Estimate(m.value, m.low, m.high, m.n, m.seeds, m.method, m.confidence or CONFIDENCE)
-                at[float((m.group or "").removeprefix("eps="))].append(e)
-    # A radius of 0 that was attacked and the images as they are would share a place.
+            eps = float((m.group or "").removeprefix("eps=")) if (m.group or "").startswith("eps=") else 0.0
+            if m.name == "robust_accuracy" and eps > 0:
+                at[eps].append(estimate(m))
     return tuple((eps, at[eps][0] if len(at[eps]) == 1 else across_cells(at[eps])) for eps in sorted(at))
 
 
@@ -199,21 +197,18 @@ def radii(record: Record, artifact: Perturbed, outcomes: pd.DataFrame) -> list[A
     """This run at every radius. Robust accuracy is the record's; the rest is of the outcomes."""
     out = []
     for eps, t in by_radius(outcomes).items():
-        stands = of_group(record, "robust_accuracy", radius_group(eps))
+        stands = record.metric("robust_accuracy", radius_group(eps))
         if stands is None:
             continue
-        e = Estimate(
-            stands.value, stands.low, stands.high, stands.n, stands.seeds, stands.method, CONFIDENCE
-        )
         drop = paired_difference(correct(t), robust(t))
         cost = float(t["forwards"].mean()), float(t["backwards"].mean())
-        out.append(AtRadius(eps, eps == artifact.main, e, drop, *cost))
+        out.append(AtRadius(eps, eps == artifact.main, estimate(stands), drop, *cost))
     return out
 
 
-def of_group(record: Record, name: str, group: str) -> Metric | None:
-    """A metric of one group."""
-    return record.metric(name, group)
+def estimate(m: Metric) -> Estimate:
+    """A metric, of whatever group, as an estimate."""
+    return Estimate(m.value, m.low, m.high, m.n, m.seeds, m.method, m.confidence or CONFIDENCE)
 
 
 def survivors(record: Record, artifact: Perturbed) -> list[After]:
@@ -250,18 +245,15 @@ def validations(history: pd.DataFrame | None) -> list[Validated]:
     if history is None or not len(history):
         return []
     out = []
-    for step, part in history.groupby("step", sort=True):
+    for step in sorted({int(s) for s in history["step"]}):
+        part = history[history["step"] == step]
         values = {
             str(c): (float(v.mean()), float(v.min()), float(v.max()))
             for c, v in part.groupby("criterion", sort=False)["value"]
         }
         chosen = sorted({int(v) for v in part.loc[part["chosen"].astype(bool), "victim"]})
-        out.append(Validated(_whole(step), values, tuple(chosen)))
+        out.append(Validated(step, values, tuple(chosen)))
     return out
-
-
-def _whole(value: Any) -> int:
-    return int(value)
 
 
 def probed(probes: pd.DataFrame) -> list[tuple[str, list[tuple[float, int]]]]:

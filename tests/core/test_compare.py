@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from scipy import stats as sps
 
 from redteam.cli.compare import compare as command
-from redteam.compare import AVERAGED, Question, compare, outcomes_in
+from redteam.compare import AVERAGED, Question, compare, listing, outcomes_in
 from redteam.compare.difference import over_cells
 from redteam.errors import ArtifactError, ConfigError, InputError, UnknownNameError
 from redteam.metrics.evasion import robust
 from redteam.record import Cell, Cost, DefensePlugin, Environment, Metric, Plugin, Record, TaskInfo
-from redteam.stats import Estimate, across_cells, paired_difference, rate
+from redteam.stats import Estimate, across_cells, over_strata, paired_difference, rate
 from redteam.store import Store
 
 N = 80
@@ -44,7 +44,7 @@ def outcomes(stands, eps=EPS):
 
 def record(
     store, stands, *, defence=None, config=None, seed=0, dataset="a-to-b", attack="pgd", task=None, extra=None,
-    evidence=True, knowledge="adaptive", threat="evasion", status="ok",
+    evidence=True, knowledge="adaptive", threat="evasion", status="ok", role="attack", options=None,
 ):  # fmt: skip
     """Write one run: its metrics follow from its table."""
     table = outcomes(stands)
@@ -55,14 +55,14 @@ def record(
     cell = Cell(
         threat=threat, knowledge=knowledge, seed=seed,
         task=TaskInfo(dataset=dataset, digest=dataset, target="classifier", model="cnn", config=task or {"lr": 1e-3}),
-        attack=Plugin(name=attack, version="1", config={"eps": EPS, "curve": [EPS / 2]}, digest="0"),
+        attack=Plugin(name=attack, version="1", config={"eps": EPS, "curve": [EPS / 2], **(options or {})}, digest="0"),
         defenses=defenses,
     )  # fmt: skip
     metrics = [Metric.of("robust_accuracy", rate(robust(t)))]
     metrics.append(Metric.of("robust_accuracy", rate(np.ones((1, N))), "eps=0.05"))
     metrics += [Metric.of(k, Estimate(v, None, None, 10, 1, "by hand")) for k, v in (extra or {}).items()]
     made = Record(
-        id=cell.id, status=status, role="attack", source="measured", cell=cell,
+        id=cell.id, status=status, role=role, source="measured", cell=cell,
         metrics=tuple(metrics) if status == "ok" else (), cost=Cost(wall_s=1, cpu_s=1),
         environment=Environment(
             suite="0", git_commit=None, dirty=None, python="3", packages={}, os="", cpu="", device=""
@@ -291,6 +291,205 @@ def test_over_cells_of_equal_differences_claims_no_certainty():
     assert e.value == pytest.approx(0.1)
     assert (e.low, e.high) == (None, None)
     assert "alike" in e.method
+
+
+# ---------------------------------------------------------------- worst case over attacks
+
+
+CUSTOM = {"version": "custom"}
+
+
+def several(store, defence, seed=0, attacks=("apgd", "autoattack", "pgd"), **more):
+    """Runs of several attacks, with images of their own. Returns what stands after all."""
+    found = {}
+    for n, attack in enumerate(attacks):
+        x = standing(0.8, 100 * seed + 10 * n + len(defence or ""), victims=2)
+        options = CUSTOM if attack == "autoattack" else None
+        record(store, x, defence=defence, seed=seed, attack=attack, options=options, **more)
+        found[attack] = x
+    record(
+        store,
+        np.zeros((2, N), bool),
+        defence=defence,
+        seed=seed,
+        attack="random-noise",
+        role="control",
+        **more,
+    )
+    return found
+
+
+def test_the_worst_case_is_by_image_over_all_attacks_and_no_control(store):
+    a, b = several(store, "dart"), several(store, None)
+    (row,) = asked(store, worst=True).rows
+    worst_a, worst_b = (np.logical_and.reduce(list(x.values())) for x in (a, b))
+    assert worst_a.mean() < min(x.mean() for x in a.values())
+    assert row.attack == "worst of apgd, autoattack (custom), pgd"
+    assert row.difference == paired_difference(worst_a, worst_b)
+    assert row.values == (worst_a.mean(), worst_b.mean())
+    assert row.paired == "images"
+    (clean,) = asked(store, worst=True, metric="accuracy").rows
+    assert clean.difference.value == 0
+
+
+def test_a_replayed_attack_belongs_to_the_worst_case_of_the_defence(store):
+    a, b = standing(0.7, 1), standing(0.5, 2)
+    for attack, x, knowledge in (("pgd", a, "adaptive"), ("transfer-pgd", b, "oblivious")):
+        record(store, x, defence="dart", attack=attack, knowledge=knowledge)
+        record(store, standing(0.3, 3), attack=attack)
+    (row,) = asked(store, worst=True).rows
+    assert row.values[0] == (a & b).mean()
+    record(store, a, defence="dann", attack="pgd")
+    record(store, b, defence="dann", attack="transfer-pgd", knowledge="adaptive")
+    found = asked(store, worst=True)
+    assert [r.other for r in found.rows] == ["none"]
+    assert found.left_out == (
+        "cnn on a-to-b, seed 0, dart and dann: some attack knew of the one defence and not of the other",
+    )
+
+
+def test_pairs_that_met_other_attacks_are_left_out_and_named(store):
+    for seed in (0, 1):
+        several(store, "dart", seed)
+    several(store, None, 0)
+    several(store, None, 1, attacks=("pgd",))
+    found = asked(store, worst=True)
+    assert [r.cells for r in found.rows] == [1]
+    assert found.left_out == ("cnn on a-to-b, seed 1, dart and none: none without apgd, autoattack (custom)",)
+
+
+def test_nothing_but_pairs_that_met_other_attacks_is_nothing_to_compare(store):
+    several(store, "dart")
+    several(store, None, attacks=("pgd",))
+    with pytest.raises(ConfigError, match="Left out, as other attacks ran: .*none without apgd"):
+        asked(store, worst=True)
+
+
+def test_other_radii_and_other_norms_make_no_common_worst_case(store):
+    x, y = standing(0.7, 1), standing(0.5, 2)
+    for defence in ("dart", None):
+        record(store, x, defence=defence, options={"norm": "Linf"})
+        record(store, y, defence=defence, attack="apgd", options={"norm": "L2"})
+    rows = asked(store, worst=True).rows
+    assert sorted(r.values[0] for r in rows) == sorted([x.mean(), y.mean()])
+
+
+def test_worst_cases_average_over_tasks_and_refuse_groups_and_criteria_of_attacks(store):
+    for dataset in ("a-to-b", "b-to-c"):
+        several(store, "dart", dataset=dataset)
+        several(store, None, dataset=dataset)
+    assert AVERAGED in {r.task for r in asked(store, worst=True).rows}
+    with pytest.raises(ConfigError, match="main radius alone"):
+        asked(store, worst=True, group="eps=0.05")
+    with pytest.raises(ConfigError, match="val_pseudo"):
+        asked(store, worst=True, by="robust_accuracy")
+
+
+def test_a_setting_is_chosen_whatever_attacks_it_met(store):
+    """The best by val_pseudo met fewer attacks: it is chosen all the same, and its pair is left out."""
+    several(store, "dart", config={"strength": 1.0}, extra={"val_pseudo": 0.2})
+    several(store, "dart", attacks=("pgd",), config={"strength": 2.0}, extra={"val_pseudo": 0.9})
+    several(store, None)
+    with pytest.raises(ConfigError, match="dart without apgd"):
+        asked(store, worst=True, by="val_pseudo")
+
+
+def test_evidence_that_is_missing_is_no_worst_case(store):
+    several(store, "dart")
+    several(store, None)
+    record(store, standing(0.5), attack="square", evidence=False)
+    with pytest.raises(ArtifactError, match="kept no outcomes"):
+        asked(store, worst=True)
+
+
+@given(st.integers(1, 3), st.integers(1, 4), st.integers(0, 10**6))
+def test_a_worst_case_is_at_most_every_attack(victims, attacks, seed):
+    from redteam.compare.worst import worst_cases
+
+    rng = np.random.default_rng(seed)
+    made = {f"a{i}": rng.random((victims, N)) < 0.7 for i in range(attacks)}
+    found = [bare(name) for name in made]
+    tables = {r.id: outcomes(x) for r, x in zip(found, made.values(), strict=True)}
+    (worst,) = worst_cases(found, lambda r: tables[r.id])
+    value = worst.record.metric("robust_accuracy").value
+    assert value == pytest.approx(np.logical_and.reduce(list(made.values())).mean())
+    assert value <= min(x.mean() for x in made.values()) + 1e-12
+
+
+def bare(attack):
+    """A finished run without files."""
+
+    class Nowhere:
+        def save_evidence(self, *a):
+            return ()
+
+        def save_record(self, *a):
+            pass
+
+    return record(Nowhere(), np.ones((1, N), bool), attack=attack)
+
+
+# ---------------------------------------------------------------- the table, names, labels
+
+
+def test_the_table_has_every_attack_the_worst_case_and_averages(store):
+    stands = {}
+    for dataset in ("a-to-b", "b-to-c"):
+        for defence in ("dart", None):
+            for seed in (0, 1):
+                stands[dataset, defence, seed] = several(store, defence, seed, dataset=dataset)
+    several(store, "dann", dataset="a-to-b")
+    found = listing(store.records(), outcomes_in(store.root)).lines
+    line = {(x.task, x.defence): x for x in found}
+    assert set(line) == {
+        *((t, d) for t in ("cnn on a-to-b", "cnn on b-to-c", AVERAGED) for d in ("dart", "none")),
+        ("cnn on a-to-b", "dann"),
+    }
+    one = line["cnn on a-to-b", "dart"]
+    cells = [stands["a-to-b", "dart", s] for s in (0, 1)]
+    assert set(one.attacks) == {"apgd", "autoattack (custom)", "pgd"}
+    assert one.attacks["pgd"] == across_cells([rate(c["pgd"]) for c in cells])
+    assert one.worst == across_cells([rate(np.logical_and.reduce(list(c.values()))) for c in cells])
+    assert (one.n, one.victims, one.seeds, one.accuracy.value) == (N, 2, 2, 1.0)
+    both = [line[f"cnn on {d}", "dart"].worst for d in ("a-to-b", "b-to-c")]
+    assert line[AVERAGED, "dart"].worst == over_strata(both)
+
+
+def test_the_table_says_where_fewer_attacks_ran(store):
+    several(store, "dart")
+    several(store, None, attacks=("pgd",))
+    done = CliRunner().invoke(command, ["--store", str(store.root), "--table"])
+    assert done.exit_code == 0, done.output
+    assert "of 1 of 3" in done.output and "victims" in done.output
+    told = json.loads(CliRunner().invoke(command, ["--store", str(store.root), "--table", "--json"]).output)
+    assert {tuple(x["of"]) for x in told["lines"]} == {("apgd", "autoattack (custom)", "pgd"), ("pgd",)}
+
+
+def test_either_a_base_or_a_table(store):
+    several(store, "dart")
+    for args in ([], ["--table", "--base", "dart"], ["--table", "--group", "eps=0.05"]):
+        refused = CliRunner().invoke(command, ["--store", str(store.root), *args])
+        assert isinstance(refused.exception, ConfigError)
+
+
+def test_autoattack_is_told_from_an_ensemble_of_ones_own(store):
+    for options in ({"version": "standard"}, CUSTOM):
+        record(store, standing(0.7), defence="dart", attack="autoattack", options=options)
+        record(store, standing(0.2), attack="autoattack", options=options)
+    assert {r.attack for r in asked(store).rows} == {"autoattack", "autoattack (custom)"}
+
+
+@pytest.mark.parametrize(("by", "used"), [("val_pseudo", False), ("val_oracle", True)])
+def test_a_choice_by_labels_of_the_target_says_so(store, by, used):
+    sweep(store)
+    (pick,) = asked(store, by=by).picks
+    assert pick.target_labels is used
+    args = ["--store", str(store.root), "--base", "dart", "--by", by]
+    flat = " ".join(CliRunner().invoke(command, args).output.split())
+    assert ("used labels of the target domain" in flat) is used
+    assert (
+        json.loads(CliRunner().invoke(command, [*args, "--json"]).output)["picks"][0]["target_labels"] is used
+    )
 
 
 # ---------------------------------------------------------------- the command

@@ -250,6 +250,50 @@ def test_probes_of_the_network_reach_the_flags(ctx):
     assert "ensemble-cut-short" in scored(ctx, perturbed(notes={"refused": "took less"})).flags
 
 
+def test_chance_is_of_each_victim_and_not_of_their_pooled_interval(ctx):
+    """Two good victims far apart have a pooled interval down to 0; one collapsed among good ones hides in the mean."""
+    apart = scored(ctx, perturbed(victims=2), Toy(networks=(Brightest(), Brightest(errors=4))))
+    assert apart.metrics["accuracy"].low <= 1 / CLASSES
+    assert "accuracy-at-chance" not in apart.flags
+    one = (*(Brightest() for _ in range(9)), Brightest(errors=8))
+    hidden = scored(ctx, perturbed(victims=10), Toy(networks=one))
+    assert hidden.metrics["accuracy"].low > 1 / CLASSES
+    assert "accuracy-at-chance" in hidden.flags
+
+
+def test_the_dry_run_counts_the_predictor_once_for_trainings_that_share_it():
+    from redteam.context import Context
+    from redteam.device import Device
+    from redteam.kinds import DataSource
+    from redteam.kinds.classifier import _updates
+    from redteam.plan import Request, plan, rebuild
+    from redteam.seeding import SeedPath
+
+    device, source = Device("cpu"), DataSource()
+
+    size = {"steps": 10, "victims": 3}
+
+    def counted(dataset, *cells):
+        requests = [
+            Request(attack="pgd", dataset=dataset, defenses=d, seeds=s, controls="none", target=size | t)
+            for d, s, t in cells
+        ]  # fmt: skip
+        jobs = [job for r in requests for job in plan(r, source, device)]
+        ctx = Context(device, SeedPath(0))
+        return _updates(jobs, lambda job: rebuild(job, source, ctx))
+
+    dart, pair = (("dart", {}),), "syn*-to-optdigits"
+    assert counted(pair, ((), (0,), {}), (dart, (0,), {})) == {"erm": 30, "dart": 30, "predictor": 30}
+    assert (
+        counted(pair, (dart, (0,), {}), (dart, (0,), {"eps": 0.2}), (dart, (0,), {"inner_steps": 2}))[
+            "predictor"
+        ]
+        == 30
+    )
+    assert counted(pair, (dart, (0, 1), {}), (dart, (0,), {"lr": 0.01}))["predictor"] == 90
+    assert counted("digits", ((), (0,), {})) == {"erm": 30}
+
+
 def test_labels_of_the_target_that_refresh_pseudo_labels_are_an_oracle_too(ctx):
     class Of:
         pseudo, refresh = "refreshed", "oracle"

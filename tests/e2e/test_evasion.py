@@ -177,3 +177,66 @@ def test_a_grid_runs_over_data_sets_defences_and_target_knobs(tmp_path):
     path.write_text('[[run]]\nattack = "pgd"\n[run.grid]\ndefenses = [3]\n')
     with pytest.raises(ConfigError, match="defenses"):
         read_plan(path)
+
+
+def evaluated(capsys, store, *words):
+    """The lines of `compare --table` after `evaluate` of a defence, and the names of attacks and controls."""
+    from redteam import registry
+
+    run(
+        capsys,
+        "evaluate",
+        *words,
+        "--preset",
+        "smoke",
+        "--seeds",
+        "1",
+        "--workers",
+        "1",
+        "--quiet",
+        "--store",
+        store,
+    )
+    out, _ = run(capsys, "compare", "--table", "--store", store, "--json")
+    known = {n for n in registry.names("attack") if registry.get("attack", n).threat.kind == "evasion"}
+    controls = {n for n in known if registry.get("attack", n).role == "control"}
+    return json.loads(out)["lines"], known - controls, controls
+
+
+def called(attack):
+    # The smoke preset of AutoAttack is no AutoAttack.
+    return "autoattack (custom)" if attack == "autoattack" else attack
+
+
+def test_evaluate_runs_every_attack_and_control_behind_nothing_and_the_defence(tmp_path, capsys):
+    store = tmp_path / "store"
+    lines, attacks, controls = evaluated(
+        capsys, store, "at-source", "--dataset", "digits", "-o", "target.steps=4", "-o", "target.select=last"
+    )
+    found = records(store)
+    ran = {(r["cell"]["attack"]["name"], tuple(d["name"] for d in r["cell"]["defenses"])) for r in found}
+    assert ran == {(a, d) for a in attacks | controls for d in ((), ("at-source",))}
+    assert {r["status"] for r in found} == {"ok"}
+    assert {r["cell"]["attack"]["name"] for r in found if r["role"] == "control"} == controls
+    assert [line["defence"] for line in sorted(lines, key=lambda x: x["defence"])] == ["at-source", "none"]
+    for line in lines:
+        assert set(line["attacks"]) == {called(a) for a in attacks}
+        assert line["worst"]["value"] <= min(e["value"] for e in line["attacks"].values())
+        assert line["n"] > 0 and line["victims"] == 1
+    out, _ = run(capsys, "compare", "--store", store, "--base", "at-source", "--worst", "--json")
+    (row,) = json.loads(out)["rows"]
+    assert row["paired"] == "images" and row["attack"] == "worst of " + ", ".join(
+        sorted(called(a) for a in attacks)
+    )
+
+
+@pytest.mark.slow
+def test_evaluate_dart_with_its_variants_and_baselines(tmp_path, capsys):
+    """108 cells: minutes of training."""
+    lines, attacks, _ = evaluated(capsys, tmp_path / "store", "dart")
+    found = records(tmp_path / "store")
+    assert {r["status"] for r in found} == {"ok"}
+    names = {line["defence"].split(" (")[0] for line in lines}
+    assert {"none", "dart", "dann", "at-source"} <= names
+    for line in lines:
+        assert set(line["attacks"]) == {called(a) for a in attacks} and line["worst"] is not None
