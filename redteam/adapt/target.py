@@ -29,7 +29,7 @@ from redteam.types import ImageSet, Preset, Spec, TargetKind
 # Fields of the config that do not change what is trained.
 _AFTER = ("examples", "select")
 # Those that do not change a training without perturbations.
-_PERTURBING = ("norm", "eps", "inner_steps", "inner_step", "eps_ramp", "val_steps")
+PERTURBING = ("norm", "eps", "inner_steps", "inner_step", "eps_ramp", "val_steps")
 _HISTORY = ("victim", "step", "criterion", "value", "n")
 
 
@@ -207,7 +207,7 @@ class DomainTarget:
     def _predictor(self, parts: DomainSplit, ctx: Context) -> Networks:
         """The Natural DANN that gives the first pseudo-labels, in its state of best source accuracy."""
         dann = Dann()
-        key = self._key(dann, ctx, without=(*_AFTER, *_PERTURBING))
+        key = self._key(dann, ctx, without=(*_AFTER, *PERTURBING))
         stored = ctx.stage(
             "predictor",
             key,

@@ -11,7 +11,7 @@ from typing import Any
 
 from redteam import data, registry
 from redteam.adapt import external
-from redteam.adapt.target import _PERTURBING, SPEC, DomainTarget, configure, make
+from redteam.adapt.target import PERTURBING, SPEC, DomainTarget, configure, make
 from redteam.artifacts import Perturbed
 from redteam.context import Context
 from redteam.domain import DomainDataset
@@ -77,7 +77,7 @@ def _updates(jobs: Sequence[Any], rebuild: Callable[..., Any]) -> dict[str, floa
             continue
         seen.add(key)
         total["+".join(d.name for d in cell.defenses) or "erm"] += float(c.steps * c.victims)
-        plain = {k: v for k, v in training.items() if k not in _PERTURBING}
+        plain = {k: v for k, v in training.items() if k not in PERTURBING}
         shared = digest_json(["predictor", cell.task.digest, cell.task.model, plain, cell.seed])
         if target.dataset.adapts and shared not in seen:
             seen.add(shared)
