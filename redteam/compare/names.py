@@ -121,9 +121,15 @@ def _call(
 
     def named(r: Record) -> str:
         name, config = of(r)
-        return ", ".join([name, *(f"{k} {config.get(k)}" for k in apart[name])])
+        return ", ".join([name, *(f"{k} {_short(config.get(k))}" for k in apart[name])])
 
     return named
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, list):
+        return "/".join(map(_short, value)) or "none"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _differs(key: str, configs: Sequence[Mapping[str, Any]]) -> bool:
