@@ -14,7 +14,7 @@ from typing import Any
 
 from leaderboards import words
 from leaderboards.rules import Frontier, KindRules
-from leaderboards.sections import Aggregate, Row, Section
+from leaderboards.sections import Aggregate, Row, Section, attack_name
 from redteam.hashing import canonical_json
 from redteam.stats import Estimate
 
@@ -161,7 +161,7 @@ def _attack_labels(rows: Sequence[Row]) -> dict[str, str]:
     for row in rows:
         attack = row.records[0].cell.attack
         others = [r.records[0].cell.attack for r in rows if r.name == row.name]
-        parts = [attack.name, *([str(s)] if (s := attack.config.get("strategy")) is not None else [])]
+        parts = [attack_name(attack), *([str(s)] if (s := attack.config.get("strategy")) is not None else [])]
         alike = [o for o in others if o.config.get("strategy") == attack.config.get("strategy")]
         parts += _differing(attack.config, [o.config for o in alike])
         if len({o.version for o in others}) > 1:

@@ -12,7 +12,7 @@ from typing import Any
 from leaderboards.rules import KindRules
 from redteam.errors import RecordError
 from redteam.hashing import canonical_json, digest_json
-from redteam.record import Metric, PublishedNumber, Record
+from redteam.record import Metric, Plugin, PublishedNumber, Record
 from redteam.stats import CONFIDENCE, Estimate, across_cells
 
 MetricKey = tuple[str, str | None]
@@ -21,6 +21,12 @@ _TOLD = ("attack.digest", "role", "source")
 # Settings that are named even where no other row differs: the attack's name alone would not say what was done.
 _ALWAYS = ("attack.config.strategy",)
 _NONE = object()
+
+
+def attack_name(attack: Plugin) -> str:
+    """The attack; one that comes in a standard version and runs in another is named so: `autoattack (custom)`."""
+    version = attack.config.get("version", "standard")
+    return attack.name if version == "standard" else f"{attack.name} ({version})"
 
 
 @dataclass(frozen=True)
@@ -54,7 +60,7 @@ class Row:
     @property
     def name(self) -> str:
         """The attack."""
-        return self.records[0].cell.attack.name
+        return attack_name(self.records[0].cell.attack)
 
     @property
     def role(self) -> str:
