@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from attacks._shared import apgd as shared
 from attacks._shared.evasion import SMOKE_TARGET, Radius, perturb, spec
 from redteam.artifacts import Perturbed
-from redteam.config import knob
-from redteam.context import Context
+from redteam.core.config import knob
+from redteam.core.context import Context
+from redteam.core.types import Preset
 from redteam.evasion import Attackable
-from redteam.types import Preset
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,11 +19,11 @@ from typing import Any, Literal
 from attacks._shared import apgd, library
 from attacks._shared.evasion import SMOKE_TARGET, Attempt, Radius, perturb, spec
 from redteam.artifacts import Perturbed
-from redteam.config import knob
-from redteam.context import Context
-from redteam.errors import ConfigError
+from redteam.core.config import knob
+from redteam.core.context import Context
+from redteam.core.errors import ConfigError
+from redteam.core.types import Preset
 from redteam.evasion import Attackable
-from redteam.types import Preset
 
 Member = Literal["apgd-ce", "apgd-t", "fab-t", "square"]
 STANDARD: Mapping[str, Any] = {

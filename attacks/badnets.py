@@ -13,8 +13,8 @@ from dataclasses import replace
 from attacks._shared.backdoor import LABEL_THREAT, Backdoor, control_spec, poison, relabel, source_rows
 from redteam import triggers
 from redteam.artifacts import Poison
-from redteam.context import Context
-from redteam.types import Trainable
+from redteam.core.context import Context
+from redteam.core.types import Trainable
 
 
 def run(target: Trainable, config: Backdoor, ctx: Context) -> Poison:

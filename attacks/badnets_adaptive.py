@@ -19,9 +19,9 @@ from attacks._shared.backdoor import LABEL_THREAT, Backdoor, poison, relabel, re
 from attacks._shared.survivors import rehearse
 from redteam import triggers
 from redteam.artifacts import Poison
-from redteam.config import knob
-from redteam.context import Context
-from redteam.types import Preset, Spec
+from redteam.core.config import knob
+from redteam.core.context import Context
+from redteam.core.types import Preset, Spec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

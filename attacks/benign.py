@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from attacks._shared.hijack import BENIGN, presets_of, scripts_of, single
 from redteam.agents.target import AgentTarget
 from redteam.artifacts import Scripts
-from redteam.config import check_ranges, knob
-from redteam.context import Context
-from redteam.types import Spec, Threat
+from redteam.core.config import check_ranges, knob
+from redteam.core.context import Context
+from redteam.core.types import Spec, Threat
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

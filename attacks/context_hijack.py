@@ -28,9 +28,9 @@ from attacks._shared.hijack import (
 )
 from redteam.agents.target import AgentTarget
 from redteam.artifacts import Scripts
-from redteam.config import check_ranges, knob
-from redteam.context import Context
-from redteam.types import Spec, Threat
+from redteam.core.config import check_ranges, knob
+from redteam.core.context import Context
+from redteam.core.types import Spec, Threat
 
 Strategy = Literal["preserving", "agnostic", "multi-turn"]
 

@@ -22,11 +22,11 @@ from typing import Literal
 from attacks._shared.hijack import BENIGN, Making, fill, presets_of, scripts_of, single
 from redteam.agents.target import AgentTarget
 from redteam.artifacts import Scripts
-from redteam.config import check_ranges, knob
-from redteam.context import Context
+from redteam.core.config import check_ranges, knob
+from redteam.core.context import Context
+from redteam.core.types import Spec, Threat
 from redteam.data.words import Draws
 from redteam.dialogue import AgentDataset, Question, Session
-from redteam.types import Spec, Threat
 
 Strategy = Literal["poisoned-task", "derived", "union", "refusals"]
 NOTES = (

@@ -22,11 +22,11 @@ from redteam.agents.play import Conversation, open_conversations, say
 from redteam.agents.target import AgentTarget
 from redteam.artifacts import Scripts
 from redteam.chat import ChatModel
-from redteam.config import check_ranges, knob
-from redteam.context import Context
+from redteam.core.config import check_ranges, knob
+from redteam.core.context import Context
+from redteam.core.types import Spec, Threat
 from redteam.dialogue import Script, Session
 from redteam.language import ANSWERED, Finish, Sampling
-from redteam.types import Spec, Threat
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,8 +25,8 @@ import numpy as np
 
 from attacks._shared.malicious import FEDERATED_UPDATE_THREAT, MaliciousClients, federated_spec, relabelled
 from redteam.artifacts import Clients
-from redteam.config import knob
-from redteam.context import Context
+from redteam.core.config import knob
+from redteam.core.context import Context
 from redteam.federation import Federation
 
 Strategy = Literal["rate", "covariance", "forged"]

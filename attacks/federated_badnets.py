@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from attacks._shared.malicious import MaliciousClients, federated_spec, relabelled
 from redteam.artifacts import Clients
-from redteam.context import Context
+from redteam.core.context import Context
 from redteam.federation import Federation
 
 

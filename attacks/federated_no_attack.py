@@ -14,7 +14,7 @@ import numpy as np
 from attacks._shared.malicious import MaliciousClients, federated_spec, malicious, true_labels
 from attacks._shared.malicious import resolve as resolve_clients
 from redteam.artifacts import Clients
-from redteam.context import Context
+from redteam.core.context import Context
 from redteam.federation import Federation
 
 

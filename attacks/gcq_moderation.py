@@ -28,13 +28,13 @@ from attacks._shared.moves import Ids
 from attacks._shared.search import Rules, Search
 from attacks._shared.search_state import State
 from redteam.artifacts import Suffixes
-from redteam.config import check_ranges, knob, to_json
-from redteam.context import Context
+from redteam.core.config import check_ranges, knob, to_json
+from redteam.core.context import Context
+from redteam.core.errors import ConfigError
+from redteam.core.types import Preset, Spec, Threat
 from redteam.data.words import common_words
-from redteam.errors import ConfigError
 from redteam.language import ANSWERED
 from redteam.llm.text_target import ModerationTarget
-from redteam.types import Preset, Spec, Threat
 
 THREAT = Threat(
     kind="moderation",

@@ -14,8 +14,8 @@ import numpy as np
 from attacks._shared.backdoor import Backdoor, control_spec, poison, relabel, source_rows
 from redteam import triggers
 from redteam.artifacts import Poison
-from redteam.context import Context
-from redteam.types import Trainable
+from redteam.core.context import Context
+from redteam.core.types import Trainable
 
 
 def inner_products(images: np.ndarray, added: np.ndarray) -> np.ndarray:

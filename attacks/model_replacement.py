@@ -28,8 +28,8 @@ from attacks._shared.malicious import (
 )
 from attacks._shared.malicious import resolve as resolve_clients
 from redteam.artifacts import Clients
-from redteam.config import knob
-from redteam.context import Context
+from redteam.core.config import knob
+from redteam.core.context import Context
 from redteam.federation import Federation
 
 

@@ -12,8 +12,8 @@ from dataclasses import replace
 from attacks._shared.backdoor import Backdoor, control_spec, poison
 from attacks._shared.backdoor import resolve as resolve_backdoor
 from redteam.artifacts import Poison
-from redteam.context import Context
-from redteam.types import Trainable
+from redteam.core.context import Context
+from redteam.core.types import Trainable
 
 
 def resolve(config: Backdoor, target: Trainable) -> Backdoor:

@@ -14,11 +14,11 @@ import torch
 from attacks._shared.evasion import SMOKE_TARGET, Radius, perturb, spec
 from attacks._shared.meter import Meter
 from redteam.artifacts import Perturbed
-from redteam.context import Context
+from redteam.core.context import Context
+from redteam.core.seeding import SeedPath
+from redteam.core.types import Preset
 from redteam.evasion import Attackable
 from redteam.perturb import Ball
-from redteam.seeding import SeedPath
-from redteam.types import Preset
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from attacks._shared.strings import Row, StringGoal, assemble, control, request_of
 from redteam.artifacts import Strings
-from redteam.context import Context
+from redteam.core.context import Context
 from redteam.llm.target import LanguageTarget
 
 

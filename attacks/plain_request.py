@@ -10,8 +10,8 @@ from typing import Any
 
 from attacks._shared.strings import Row, StringGoal, assemble, control, request_of
 from redteam.artifacts import Strings
-from redteam.config import check_ranges, knob
-from redteam.context import Context
+from redteam.core.config import check_ranges, knob
+from redteam.core.context import Context
 from redteam.llm.target import LanguageTarget
 
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from attacks._shared.backdoor import Backdoor, control_spec, poison, relabel, source_rows
 from redteam.artifacts import Poison
-from redteam.context import Context
-from redteam.types import Trainable
+from redteam.core.context import Context
+from redteam.core.types import Trainable
 
 
 def run(target: Trainable, config: Backdoor, ctx: Context) -> Poison:

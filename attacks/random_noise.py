@@ -14,12 +14,12 @@ import torch
 from attacks._shared.evasion import BLACK_BOX, SMOKE_TARGET, Radius, perturb, spec, uniform
 from attacks._shared.meter import Meter
 from redteam.artifacts import Perturbed
-from redteam.config import knob
-from redteam.context import Context
+from redteam.core.config import knob
+from redteam.core.context import Context
+from redteam.core.seeding import SeedPath
+from redteam.core.types import Preset
 from redteam.evasion import Attackable
 from redteam.perturb import Ball, margin
-from redteam.seeding import SeedPath
-from redteam.types import Preset
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,8 +18,8 @@ from attacks._shared.search_state import State
 from attacks._shared.string_search import Setting, StringSearch, search_row
 from attacks._shared.strings import Row, assemble, check_model, control, request_of
 from redteam.artifacts import Strings
-from redteam.config import to_json
-from redteam.context import Context
+from redteam.core.config import to_json
+from redteam.core.context import Context
 from redteam.language import LanguageModel
 from redteam.llm.options import ModelOptions
 from redteam.llm.target import Goal, LanguageTarget, open_model

@@ -24,10 +24,10 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import silhouette_score
 
 from defenses._shared.filtering import FILTER_THREAT, Filtering, Inspect, backbone, given_labels
-from redteam.config import check_ranges, knob, to_json
-from redteam.context import Context
+from redteam.core.config import check_ranges, knob, to_json
+from redteam.core.context import Context
+from redteam.core.types import Layer, Preset, Spec, Trainable, TrainingSet
 from redteam.filtering import Verdicts
-from redteam.types import Layer, Preset, Spec, Trainable, TrainingSet
 
 # The silhouette of larger sets is measured on so many rows: it is quadratic in them.
 _SILHOUETTE_ROWS = 2000

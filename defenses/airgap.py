@@ -29,15 +29,15 @@ import numpy as np
 from redteam.agents.minimisers import Minimiser, ModelMinimiser, Need, RandomMinimiser, RuleMinimiser
 from redteam.agents.models import open_agent_model
 from redteam.agents.target import AgentTarget
-from redteam.config import check_ranges, knob
-from redteam.context import Context
+from redteam.core.config import check_ranges, knob
+from redteam.core.context import Context
+from redteam.core.errors import ConfigError
+from redteam.core.hashing import digest_json
+from redteam.core.seeding import SeedPath
+from redteam.core.types import Preset, Spec, TargetKind, Threat
 from redteam.data.words import Draws
 from redteam.dialogue import Agent, AgentReply, Dialogue, Minimised, RuleTable, TrustedContext
-from redteam.errors import ConfigError
-from redteam.hashing import digest_json
 from redteam.language import Sampling
-from redteam.seeding import SeedPath
-from redteam.types import Preset, Spec, TargetKind, Threat
 
 DENIED = "I'm sorry, I can't help with that piece of information."
 

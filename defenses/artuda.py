@@ -18,10 +18,10 @@ import torch
 from defenses._shared.adaptation import ADAPTATION_THREAT, divergence_from, joined, presets, raise_kl
 from redteam.adapt.algorithm import Loss, Pseudo, Refresh, Step
 from redteam.adapt.divergence import critic_loss
-from redteam.config import check_ranges, knob, to_json
-from redteam.context import Context
+from redteam.core.config import check_ranges, knob, to_json
+from redteam.core.context import Context
+from redteam.core.types import Spec
 from redteam.perturb import ce, kl
-from redteam.types import Spec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,8 +11,8 @@ from __future__ import annotations
 from typing import Any
 
 from defenses._shared.adaptation import ADAPTATION_THREAT, AdversarialTraining, NoKnobs, presets
-from redteam.context import Context
-from redteam.types import Spec
+from redteam.core.context import Context
+from redteam.core.types import Spec
 
 
 def run(target: Any, config: NoKnobs, ctx: Context) -> Any:

@@ -22,10 +22,10 @@ from defenses._shared.adaptation import (
     raise_ce,
 )
 from redteam.adapt.algorithm import Loss, Pseudo, Refresh, Step, train_critic
-from redteam.config import to_json
-from redteam.context import Context
+from redteam.core.config import to_json
+from redteam.core.context import Context
+from redteam.core.types import Spec
 from redteam.perturb import ce
-from redteam.types import Spec
 
 
 @dataclass(frozen=True)

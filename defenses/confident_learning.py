@@ -17,11 +17,11 @@ from scipy.special import softmax
 from sklearn.model_selection import StratifiedKFold
 
 from defenses._shared.filtering import FILTER_THREAT, Filtering, Inspect, given_labels, subset, trained_images
-from redteam.config import check_ranges, knob, to_json
-from redteam.context import Context
-from redteam.errors import ConfigError, RedteamError
+from redteam.core.config import check_ranges, knob, to_json
+from redteam.core.context import Context
+from redteam.core.errors import ConfigError, RedteamError
+from redteam.core.types import Preset, Spec, Trainable, TrainingSet
 from redteam.filtering import Verdicts
-from redteam.types import Preset, Spec, Trainable, TrainingSet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,8 +14,8 @@ from typing import Any
 
 from defenses._shared.adaptation import ADAPTATION_THREAT, DivergenceWeight, presets
 from redteam.adapt.algorithm import Dann
-from redteam.context import Context
-from redteam.types import Spec
+from redteam.core.context import Context
+from redteam.core.types import Spec
 
 
 def run(target: Any, config: DivergenceWeight, ctx: Context) -> Any:

@@ -45,10 +45,10 @@ from defenses._shared.adaptation import (
     raise_kl,
 )
 from redteam.adapt.algorithm import Loss, Pseudo, Refresh, Step, train_critic
-from redteam.config import check_ranges, knob, to_json
-from redteam.context import Context
+from redteam.core.config import check_ranges, knob, to_json
+from redteam.core.context import Context
+from redteam.core.types import Spec
 from redteam.perturb import ce
-from redteam.types import Spec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

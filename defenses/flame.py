@@ -31,10 +31,10 @@ from defenses._shared.aggregation import (
     reweighted,
     with_rows,
 )
-from redteam.config import check_ranges, knob, to_json
-from redteam.context import Context
+from redteam.core.config import check_ranges, knob, to_json
+from redteam.core.context import Context
+from redteam.core.types import Preset, Spec
 from redteam.federation import Federation, Round, aggregated
-from redteam.types import Preset, Spec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

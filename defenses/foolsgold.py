@@ -19,10 +19,10 @@ from dataclasses import dataclass, field
 import torch
 
 from defenses._shared.aggregation import FEDERATED_THREAT, cosines, present, reweighted
-from redteam.config import check_ranges, knob, to_json
-from redteam.context import Context
+from redteam.core.config import check_ranges, knob, to_json
+from redteam.core.context import Context
+from redteam.core.types import Preset, Spec
 from redteam.federation import Federation, Round
-from redteam.types import Preset, Spec
 
 # Sums stay finite, whatever is sent.
 _LARGEST = 1e37

@@ -18,11 +18,11 @@ from sklearn.neighbors import NearestNeighbors
 from defenses._shared.filtering import Inspect, backbone, given_labels
 from defenses._shared.ranked import Labels, labels_knob, ranked, ranked_spec
 from defenses._shared.told import Told
-from redteam.config import knob
-from redteam.context import Context
-from redteam.errors import ConfigError
+from redteam.core.config import knob
+from redteam.core.context import Context
+from redteam.core.errors import ConfigError
+from redteam.core.types import Layer, Trainable, TrainingSet
 from redteam.filtering import Verdicts
-from redteam.types import Layer, Trainable, TrainingSet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,12 +27,12 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from defenses._shared.guard import Blocked, FilterGuard, Guard, Judge, Judgement, Memo
-from redteam.config import check_ranges, knob
+from redteam.core.config import check_ranges, knob
+from redteam.core.types import Preset, Spec, Threat
 from redteam.language import ANSWERED, Completion, Sampling, Scores
-from redteam.types import Preset, Spec, Threat
 
 if TYPE_CHECKING:
-    from redteam.context import Context
+    from redteam.core.context import Context
     from redteam.language import LanguageModel, TextClassifier, Verdict
 
 FLAG = 0.5  # the threshold that stands for the classifier's own decision

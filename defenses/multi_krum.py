@@ -25,10 +25,10 @@ from defenses._shared.aggregation import (
     squared_distances,
     told,
 )
-from redteam.config import knob, to_json
-from redteam.context import Context
+from redteam.core.config import knob, to_json
+from redteam.core.context import Context
+from redteam.core.types import Preset, Spec
 from redteam.federation import Federation, Round, Setting
-from redteam.types import Preset, Spec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,10 +14,10 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from defenses._shared.aggregation import FEDERATED_THREAT, gaussian, median, norms
-from redteam.config import check_ranges, knob, to_json
-from redteam.context import Context
+from redteam.core.config import check_ranges, knob, to_json
+from redteam.core.context import Context
+from redteam.core.types import Preset, Spec
 from redteam.federation import Federation, Round, aggregated
-from redteam.types import Preset, Spec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -31,17 +31,17 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from defenses._shared.guard import Blocked, Rewrite, Rewritten, helper_model
-from redteam.config import check_ranges, knob
-from redteam.hashing import digest_json
+from redteam.core.config import check_ranges, knob
+from redteam.core.hashing import digest_json
+from redteam.core.types import Preset, Spec, Threat
 from redteam.language import ANSWERED, Sampling
-from redteam.types import Preset, Spec, Threat
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from redteam.context import Context
+    from redteam.core.context import Context
+    from redteam.core.seeding import SeedPath
     from redteam.language import LanguageModel
-    from redteam.seeding import SeedPath
 
 RULES = "rules"
 INSTRUCTION = (

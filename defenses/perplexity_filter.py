@@ -40,14 +40,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from defenses._shared.guard import FilterGuard, Judgement, helper_model
-from redteam.config import check_ranges, knob
-from redteam.errors import BackendError, CapabilityError, ConfigError
-from redteam.hashing import digest_json
+from redteam.core.config import check_ranges, knob
+from redteam.core.errors import BackendError, CapabilityError, ConfigError
+from redteam.core.hashing import digest_json
+from redteam.core.types import Preset, Spec, Threat
 from redteam.language import ANSWERED
-from redteam.types import Preset, Spec, Threat
 
 if TYPE_CHECKING:
-    from redteam.context import Context
+    from redteam.core.context import Context
     from redteam.language import LanguageModel
 
 

@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from redteam.agents.target import AgentTarget
-from redteam.config import check_ranges, knob
-from redteam.context import Context
+from redteam.core.config import check_ranges, knob
+from redteam.core.context import Context
+from redteam.core.types import Preset, Spec, TargetKind, Threat
 from redteam.dialogue import Agent, AgentReply, Dialogue
-from redteam.types import Preset, Spec, TargetKind, Threat
 
 DIRECTIVE = (
     "Protect the user's privacy. Share a piece of data only if this very task needs it and people would "

@@ -17,11 +17,11 @@ import torch
 from defenses._shared.aggregation import present
 from defenses._shared.filtering import FILTER_THREAT, Filtering, Inspect, given_labels
 from defenses._shared.told import Told, oracle, per_round, told
-from redteam.config import to_json
-from redteam.context import Context
+from redteam.core.config import to_json
+from redteam.core.context import Context
+from redteam.core.types import Preset, Spec, Trainable, TrainingSet
 from redteam.federation import Federation, Round, Rule, Setting
 from redteam.filtering import Verdicts
-from redteam.types import Preset, Spec, Trainable, TrainingSet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,15 +28,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from defenses._shared.guard import Blocked, Rewritten
-from redteam.config import check_ranges, knob
-from redteam.errors import CapabilityError
-from redteam.hashing import digest_json
-from redteam.types import Preset, Spec, Threat
+from redteam.core.config import check_ranges, knob
+from redteam.core.errors import CapabilityError
+from redteam.core.hashing import digest_json
+from redteam.core.types import Preset, Spec, Threat
 
 if TYPE_CHECKING:
-    from redteam.context import Context
+    from redteam.core.context import Context
+    from redteam.core.seeding import SeedPath
     from redteam.language import LanguageModel
-    from redteam.seeding import SeedPath
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,10 +14,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from defenses._shared.aggregation import FEDERATED_THREAT, geometric_median, norms, present, reweighted
-from redteam.config import check_ranges, knob, to_json
-from redteam.context import Context
+from redteam.core.config import check_ranges, knob, to_json
+from redteam.core.context import Context
+from redteam.core.types import Preset, Spec
 from redteam.federation import Federation, Round
-from redteam.types import Preset, Spec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,11 +20,11 @@ from scipy.special import log_softmax
 from defenses._shared.filtering import Filtering, Inspect, given_labels, trained_images
 from defenses._shared.ranked import Labels, labels_knob, ranked, ranked_spec
 from defenses._shared.told import Told
-from redteam.config import knob
-from redteam.context import Context
-from redteam.errors import ThreatMismatchError
+from redteam.core.config import knob
+from redteam.core.context import Context
+from redteam.core.errors import ThreatMismatchError
+from redteam.core.types import TrainingSet
 from redteam.filtering import Verdicts
-from redteam.types import TrainingSet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

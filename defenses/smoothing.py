@@ -38,14 +38,14 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from defenses._shared.guard import Guard
-from redteam.config import check_ranges, knob
-from redteam.errors import CapabilityError
-from redteam.hashing import digest_json
+from redteam.core.config import check_ranges, knob
+from redteam.core.errors import CapabilityError
+from redteam.core.hashing import digest_json
+from redteam.core.types import Preset, Spec, Threat
 from redteam.language import ANSWERED, Capabilities, Completion, NextToken, Sampling, Scores
-from redteam.types import Preset, Spec, Threat
 
 if TYPE_CHECKING:
-    from redteam.context import Context
+    from redteam.core.context import Context
     from redteam.language import LanguageModel
 
 ALPHABET = tuple(string.printable)

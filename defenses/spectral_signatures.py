@@ -29,9 +29,9 @@ from defenses._shared.by_label import Judged, by_label
 from defenses._shared.filtering import FILTER_THREAT, Filtering
 from defenses._shared.spectre import principal
 from defenses._shared.told import Told, oracle, told
-from redteam.config import knob, to_json
-from redteam.context import Context
-from redteam.types import Layer, Preset, Spec, Trainable
+from redteam.core.config import knob, to_json
+from redteam.core.context import Context
+from redteam.core.types import Layer, Preset, Spec, Trainable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

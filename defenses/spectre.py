@@ -45,10 +45,10 @@ from defenses._shared.by_label import Judged, by_label, most_suspicious
 from defenses._shared.filtering import FILTER_THREAT, Filtering
 from defenses._shared.spectre import highest, spectre
 from defenses._shared.told import Told, oracle, per_round, told
-from redteam.config import knob, to_json
-from redteam.context import Context
+from redteam.core.config import knob, to_json
+from redteam.core.context import Context
+from redteam.core.types import Layer, Preset, Spec, Trainable
 from redteam.federation import Federation, Round, Rule, Setting
-from redteam.types import Layer, Preset, Spec, Trainable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

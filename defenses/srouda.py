@@ -31,10 +31,10 @@ import torch
 
 from defenses._shared.adaptation import ADAPTATION_THREAT, answers, joined, presets, raise_ce
 from redteam.adapt.algorithm import Loss, Pseudo, Refresh, Step
-from redteam.config import check_ranges, knob, to_json
-from redteam.context import Context
+from redteam.core.config import check_ranges, knob, to_json
+from redteam.core.context import Context
+from redteam.core.types import Spec
 from redteam.perturb import ce
-from redteam.types import Spec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

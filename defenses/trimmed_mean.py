@@ -13,10 +13,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from defenses._shared.aggregation import FEDERATED_THREAT, Assumed, oracle, present, told, trimmed_mean
-from redteam.config import to_json
-from redteam.context import Context
+from redteam.core.config import to_json
+from redteam.core.context import Context
+from redteam.core.types import Preset, Spec
 from redteam.federation import Federation, Round, Setting
-from redteam.types import Preset, Spec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

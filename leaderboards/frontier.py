@@ -15,8 +15,8 @@ from typing import Any
 from leaderboards import words
 from leaderboards.rules import Frontier, KindRules
 from leaderboards.sections import Aggregate, Row, Section, attack_name
-from redteam.hashing import canonical_json
-from redteam.stats import Estimate
+from redteam.core.hashing import canonical_json
+from redteam.core.stats import Estimate
 
 Pair = tuple[float, float]
 _WIDTH = 100

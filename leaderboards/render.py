@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from leaderboards import frontier, words
 from leaderboards.rules import KindRules, Rules, board_of
 from leaderboards.sections import Aggregate, Row, Section, budget_of, sections
-from redteam.errors import RecordError, nearest
-from redteam.record import Record
+from redteam.core.errors import RecordError, nearest
+from redteam.core.record import Record
 
 if TYPE_CHECKING:
     from rich.text import Text

@@ -8,8 +8,8 @@ from typing import Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from redteam.errors import ConfigError, nearest
-from redteam.files import load_toml
+from redteam.core.errors import ConfigError, nearest
+from redteam.core.files import load_toml
 
 PATH = Path(__file__).with_name("rules.toml")
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from leaderboards.rules import KindRules
-from redteam.errors import RecordError
-from redteam.hashing import canonical_json, digest_json
-from redteam.record import Metric, Plugin, PublishedNumber, Record
-from redteam.stats import CONFIDENCE, Estimate, across_cells
+from redteam.core.errors import RecordError
+from redteam.core.hashing import canonical_json, digest_json
+from redteam.core.record import Metric, Plugin, PublishedNumber, Record
+from redteam.core.stats import CONFIDENCE, Estimate, across_cells
 
 MetricKey = tuple[str, str | None]
 # Fields of a row that are no setting: they repeat others, or have a column of their own.

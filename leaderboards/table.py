@@ -12,9 +12,9 @@ from pathlib import Path
 
 from leaderboards.render import show, to_csv, to_markdown
 from leaderboards.rules import Rules, board_of, load_rules
-from redteam.errors import ConfigError, RecordError
-from redteam.files import write_text
-from redteam.record import Record, parse
+from redteam.core.errors import ConfigError, RecordError
+from redteam.core.files import write_text
+from redteam.core.record import Record, parse
 
 __all__ = ["build", "load_rules", "read_records", "show", "to_csv", "to_markdown", "verify"]
 

@@ -9,9 +9,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from leaderboards.sections import Aggregate, Row, Section
-from redteam.hashing import canonical_json, digest_json
-from redteam.record import PublishedNumber
-from redteam.stats import Estimate
+from redteam.core.hashing import canonical_json, digest_json
+from redteam.core.record import PublishedNumber
+from redteam.core.stats import Estimate
 
 _SPECIAL = re.compile(r"([\\`*\[\]|#~]|(?<!\w)_|_(?!\w))")
 _SPACE = re.compile(r"\s+")

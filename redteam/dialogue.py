@@ -13,12 +13,12 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
-from redteam.errors import DataError, UnknownNameError
-from redteam.hashing import digest_json
+from redteam.core.errors import DataError, UnknownNameError
+from redteam.core.hashing import digest_json
 from redteam.language import Finish
 
 if TYPE_CHECKING:
-    from redteam.types import TargetKind
+    from redteam.core.types import TargetKind
 
 # ambiguous: people disagree; asked about and counted, but in neither privacy nor utility.
 Label = Literal["allowed", "forbidden", "ambiguous"]

@@ -7,10 +7,10 @@ from functools import cached_property
 
 import numpy as np
 
-from redteam.errors import DataError
-from redteam.hashing import digest_json
-from redteam.seeding import SeedPath
-from redteam.types import ImageSet
+from redteam.core.errors import DataError
+from redteam.core.hashing import digest_json
+from redteam.core.seeding import SeedPath
+from redteam.core.types import ImageSet
 
 # Shares of the protocol of [wang2024dart] (specs: source 80/20; target 60 unlabelled, 20 validation, 20 test).
 SOURCE_TRAIN, TARGET_TRAIN, TARGET_VAL = 0.8, 0.6, 0.2

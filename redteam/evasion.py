@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from redteam.context import Context
+from redteam.core.context import Context
+from redteam.core.types import ImageSet, TargetKind
 from redteam.domain import DomainSplit
-from redteam.types import ImageSet, TargetKind
 
 
 @dataclass(frozen=True)

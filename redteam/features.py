@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from redteam.errors import ConfigError
+from redteam.core.errors import ConfigError
+from redteam.core.types import DatasetFacts, Layer
 from redteam.train import normalise
-from redteam.types import DatasetFacts, Layer
 
 
 def head(model: nn.Module) -> nn.Linear:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from redteam.types import Classifier, DatasetFacts, ImageSet, TargetKind
+from redteam.core.types import Classifier, DatasetFacts, ImageSet, TargetKind
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import torch
 
     from redteam.artifacts import Clients
-    from redteam.context import Context
+    from redteam.core.context import Context
 
 
 class Learner(Protocol):

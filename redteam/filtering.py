@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from redteam.errors import ArtifactError
-from redteam.types import Classifier
+from redteam.core.errors import ArtifactError
+from redteam.core.types import Classifier
 
 
 @dataclass(frozen=True)

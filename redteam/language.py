@@ -11,13 +11,13 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
-from redteam.errors import DataError
-from redteam.hashing import digest_json
+from redteam.core.errors import DataError
+from redteam.core.hashing import digest_json
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from redteam.types import TargetKind
+    from redteam.core.types import TargetKind
 
 Template = Literal["raw", "chat"]
 # stop: ended by itself; length: cut by max_tokens; refused: a defence or the model said no in its own

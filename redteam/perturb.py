@@ -13,8 +13,8 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 
-from redteam.errors import ConfigError
-from redteam.seeding import SeedPath
+from redteam.core.errors import ConfigError
+from redteam.core.seeding import SeedPath
 
 Norm = Literal["Linf", "L2"]
 Draw = Callable[[torch.Size], torch.Tensor]

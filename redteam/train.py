@@ -17,12 +17,12 @@ from torch import nn
 from torch.func import functional_call, stack_module_state
 
 from redteam.augment import Augmentation, Draw
-from redteam.config import check_ranges, knob
-from redteam.context import Context
-from redteam.device import Precision
-from redteam.errors import ConfigError
-from redteam.seeding import SeedPath
-from redteam.types import DatasetFacts
+from redteam.core.config import check_ranges, knob
+from redteam.core.context import Context
+from redteam.core.device import Precision
+from redteam.core.errors import ConfigError
+from redteam.core.seeding import SeedPath
+from redteam.core.types import DatasetFacts
 
 Tensors = dict[str, torch.Tensor]
 

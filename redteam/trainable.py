@@ -11,14 +11,23 @@ import torch
 from torch import nn
 
 from redteam import models
-from redteam.config import build, knob, to_json
-from redteam.context import Context
-from redteam.device import Device
-from redteam.errors import UnknownNameError
+from redteam.core.config import build, knob, to_json
+from redteam.core.context import Context
+from redteam.core.device import Device
+from redteam.core.errors import UnknownNameError
+from redteam.core.seeding import SeedPath
+from redteam.core.types import (
+    DatasetFacts,
+    ImageDataset,
+    ImageSet,
+    Layer,
+    Preset,
+    Spec,
+    TargetKind,
+    TrainingSet,
+)
 from redteam.features import features
-from redteam.seeding import SeedPath
 from redteam.train import Converged, Recipe, Resident, Stop, fit, predict, steps_per_epoch
-from redteam.types import DatasetFacts, ImageDataset, ImageSet, Layer, Preset, Spec, TargetKind, TrainingSet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from redteam.errors import ConfigError
+from redteam.core.errors import ConfigError
 
 TriggerName = Literal["1xp", "2xp", "3xp", "1xs", "2xs", "1xl", "4xl"]
 NAMES: tuple[str, ...] = get_args(TriggerName)

@@ -20,9 +20,9 @@ import numpy as np
 from scipy.sparse import csr_matrix
 from sklearn.linear_model import LogisticRegression
 
-from redteam.artifacts import save_arrays
+from redteam.core.arrays import save_arrays
+from redteam.core.hashing import digest_file
 from redteam.data.moderated import CARD, TEXTS, WEIGHTS
-from redteam.hashing import digest_file
 from redteam.llm.moderation import BUCKETS, THRESHOLD, features
 
 CATEGORIES = ("weather-talk", "cooking-talk", "sports-talk", "shouting")

@@ -20,15 +20,15 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from redteam.artifacts import save_arrays
+from redteam.core.arrays import save_arrays
+from redteam.core.device import set_threads
+from redteam.core.files import write_text
+from redteam.core.hashing import digest_json
+from redteam.core.seeding import SeedPath
 from redteam.data.tiny_corpus import DOCUMENTS, SEED, Document, corpus, documents
 from redteam.data.words import EMBEDDED_DIR
-from redteam.device import set_threads
-from redteam.files import write_text
-from redteam.hashing import digest_json
 from redteam.llm.tiny import ASSISTANT, CARD, END, VOCABULARY, WEIGHTS, frame, to_bytes
 from redteam.models.transformer import Shape, Transformer
-from redteam.seeding import SeedPath
 
 SHAPE = Shape(vocabulary=VOCABULARY, width=128, layers=2, heads=4, window=512, before=3)
 STEPS, ROWS, PEAK, WARM, DECAY = 1300, 8, 3e-3, 50, 0.05

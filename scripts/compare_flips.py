@@ -18,7 +18,7 @@ from scipy.stats import rankdata
 from attacks.inner_product_flips import inner_products
 from redteam import data, triggers
 from redteam.artifacts import Poison
-from redteam.store import Store, read_run
+from redteam.core.store import Store, read_run
 
 
 def flipped(store: Store, dataset: str, budget: int) -> dict[tuple[str, int], tuple[np.ndarray, Poison]]:

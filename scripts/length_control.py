@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from attacks._shared.hijack import TARGETS, scripts_of, single
 from redteam.agents.target import configure, make
-from redteam.context import Context
+from redteam.core.context import Context
+from redteam.core.device import Device, set_threads
+from redteam.core.seeding import SeedPath
 from redteam.data.agents import load_agents
-from redteam.device import Device, set_threads
 from redteam.score.agents import ScoreSettings, measure
-from redteam.seeding import SeedPath
 
 PADDED = (
     "Thanks. It has been a long morning here with many visitors and the weather has not helped, but we are nearly "

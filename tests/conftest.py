@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
-from redteam.context import Context
-from redteam.device import Device, set_threads
-from redteam.seeding import SeedPath
+from redteam.core.context import Context
+from redteam.core.device import Device, set_threads
+from redteam.core.seeding import SeedPath
+from redteam.core.types import DatasetFacts, ImageDataset, ImageSet
 from redteam.trainable import ClassifierConfig, ImageTrainable
-from redteam.types import DatasetFacts, ImageDataset, ImageSet
 
 # A busy machine is no defect: examples are bounded in number, not in time. They are the same in every run, so that a
 # failure comes again where it is looked for; REDTEAM_FUZZ=1 draws new ones.

@@ -9,17 +9,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from redteam import federated, registry
+from redteam import federated
 from redteam.adapt import target as classifiers
 from redteam.adapt.target import DomainTarget
 from redteam.agents import target as agents
 from redteam.artifacts import load
-from redteam.config import build, knobs, to_json
-from redteam.context import Context
+from redteam.core import registry
+from redteam.core.config import build, knobs, to_json
+from redteam.core.context import Context
+from redteam.core.device import Device
+from redteam.core.errors import ConfigError, UnknownNameError
+from redteam.core.seeding import SeedPath
+from redteam.core.types import Spec, Trainable
 from redteam.data.agents import load_agents
-from redteam.device import Device
 from redteam.dialogue import Agent
-from redteam.errors import ConfigError, UnknownNameError
 from redteam.federation import Federation
 from redteam.language import LanguageModel, Sampling, TextDataset
 from redteam.llm import target as language
@@ -27,9 +30,7 @@ from redteam.llm.options import ModelOptions
 from redteam.llm.target import open_model
 from redteam.score.agents import enforce
 from redteam.score.evasion import enforce_threat as enforce_ball_threat
-from redteam.seeding import SeedPath
 from redteam.trainable import ImageTrainable
-from redteam.types import Spec, Trainable
 from tests.adapt.toys import pair as bands_pair
 from tests.conftest import small_config, stripes_dataset
 from tests.llm.toy import ToyModel

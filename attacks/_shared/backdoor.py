@@ -10,10 +10,10 @@ import numpy as np
 
 from redteam import triggers
 from redteam.artifacts import Poison
-from redteam.config import check_ranges, knob
-from redteam.context import Context
-from redteam.errors import ConfigError, UnknownNameError
-from redteam.types import ImageSet, Preset, Spec, Threat, Trainable
+from redteam.core.config import check_ranges, knob
+from redteam.core.context import Context
+from redteam.core.errors import ConfigError, UnknownNameError
+from redteam.core.types import ImageSet, Preset, Spec, Threat, Trainable
 
 ALL_SOURCES = -1
 

@@ -18,15 +18,15 @@ from torch import nn
 from attacks._shared.meter import Meter, frozen
 from redteam.artifacts import Perturbed
 from redteam.artifacts.evasion import SURVIVED, WRONG
-from redteam.checkpoint import Checkpoint
-from redteam.config import check_ranges, knob, to_json
-from redteam.context import Context
-from redteam.errors import ConfigError, RedteamError
+from redteam.core.checkpoint import Checkpoint
+from redteam.core.config import check_ranges, knob, to_json
+from redteam.core.context import Context
+from redteam.core.errors import ConfigError, RedteamError
+from redteam.core.seeding import SeedPath
+from redteam.core.types import Preset, Role, Spec, Threat
 from redteam.evasion import Attackable, to_tensor
 from redteam.perturb import Ball, parse_eps
 from redteam.perturb import uniform as uniform
-from redteam.seeding import SeedPath
-from redteam.types import Preset, Role, Spec, Threat
 
 WHITE_BOX = ("network", "test images", "test labels")
 BLACK_BOX = ("scores", "test images", "test labels")

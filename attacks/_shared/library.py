@@ -15,9 +15,9 @@ import torch
 
 from attacks._shared.evasion import Attempt
 from attacks._shared.meter import Meter
-from redteam.errors import ConfigError
+from redteam.core.errors import ConfigError
+from redteam.core.seeding import SeedPath
 from redteam.perturb import Ball, lengths
-from redteam.seeding import SeedPath
 
 
 def library(module: str) -> ModuleType:

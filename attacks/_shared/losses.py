@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from redteam.errors import CapabilityError
+from redteam.core.errors import CapabilityError
 from redteam.language import ANSWERED, Finish, LanguageModel
 from redteam.llm.target import Goal
 

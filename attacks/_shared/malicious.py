@@ -16,11 +16,11 @@ import numpy as np
 from attacks._shared.backdoor import ALL_SOURCES, class_index
 from redteam import triggers
 from redteam.artifacts import Clients
-from redteam.config import check_ranges, knob
-from redteam.context import Context
-from redteam.errors import ConfigError
+from redteam.core.config import check_ranges, knob
+from redteam.core.context import Context
+from redteam.core.errors import ConfigError
+from redteam.core.types import Preset, Role, Spec, Threat
 from redteam.federation import Federation
-from redteam.types import Preset, Role, Spec, Threat
 
 FEDERATED_LABEL_THREAT = Threat(
     kind="poisoning",

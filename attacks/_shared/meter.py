@@ -8,8 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from redteam.context import Limits
-from redteam.errors import ConfigError
+from redteam.core.context import Limits
+from redteam.core.errors import ConfigError
 
 
 class Meter(nn.Module):

@@ -12,7 +12,7 @@ from typing import Protocol
 
 import numpy as np
 
-from redteam.errors import ConfigError
+from redteam.core.errors import ConfigError
 
 Ids = tuple[int, ...]
 _DRAWS = 50

@@ -11,7 +11,7 @@ import numpy as np
 from attacks._shared.losses import Loss, Provider
 from attacks._shared.moves import Ids
 from attacks._shared.strings import SLACK
-from redteam.context import Context
+from redteam.core.context import Context
 from redteam.language import LanguageModel, PromptFilter, Sampling
 from redteam.llm.target import Goal
 

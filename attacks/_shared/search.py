@@ -21,8 +21,8 @@ import numpy as np
 from attacks._shared.losses import Loss
 from attacks._shared.moves import Ids
 from attacks._shared.search_state import Entry, State
-from redteam.checkpoint import Checkpoint
-from redteam.context import Context
+from redteam.core.checkpoint import Checkpoint
+from redteam.core.context import Context
 
 _SAVE_EVERY_S = 0.5
 _SILENT_STEPS = 3

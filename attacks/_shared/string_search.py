@@ -16,9 +16,9 @@ from attacks._shared.objective import StringObjective
 from attacks._shared.search import Penalty, Rank, Rules, Search
 from attacks._shared.search_state import Entry, State
 from attacks._shared.strings import Row, StringGoal, check_model, request_of
-from redteam.config import knob, to_json
-from redteam.context import Context
-from redteam.errors import ConfigError
+from redteam.core.config import knob, to_json
+from redteam.core.context import Context
+from redteam.core.errors import ConfigError
 from redteam.language import LanguageModel, PromptFilter
 from redteam.llm.options import ModelOptions
 from redteam.llm.target import Goal, LanguageTarget, open_model

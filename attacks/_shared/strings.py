@@ -11,12 +11,12 @@ import numpy as np
 
 from attacks._shared.search_state import State
 from redteam.artifacts import Strings
-from redteam.config import check_ranges, knob
-from redteam.context import Context
-from redteam.errors import CapabilityError
+from redteam.core.config import check_ranges, knob
+from redteam.core.context import Context
+from redteam.core.errors import CapabilityError
+from redteam.core.types import Preset, Spec, Threat
 from redteam.language import LanguageModel
 from redteam.llm.target import Goal, LanguageTarget
-from redteam.types import Preset, Spec, Threat
 
 THREAT = Threat(
     kind="strings",

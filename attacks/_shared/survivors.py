@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from redteam.artifacts import Poison
-from redteam.context import Context
+from redteam.core.context import Context
 from redteam.filtering import FilteredClassifier
 from redteam.score.poisoning import changes, poisoned_training_set
 

@@ -34,10 +34,10 @@ from attacks._shared.backdoor import resolve as resolve_backdoor
 from attacks.flip.craft import draw_visits, expert_recipe, expert_steps, optimise_labels
 from attacks.flip.select import final_labels, is_final, pin_files, read_pinned, select_flips, soften
 from redteam.artifacts import Poison
-from redteam.config import check_ranges, knob, to_json
-from redteam.context import Context
-from redteam.errors import ConfigError
-from redteam.types import Preset, Published, Spec, Trainable
+from redteam.core.config import check_ranges, knob, to_json
+from redteam.core.context import Context
+from redteam.core.errors import ConfigError
+from redteam.core.types import Preset, Published, Spec, Trainable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

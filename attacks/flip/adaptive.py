@@ -17,11 +17,11 @@ from attacks._shared.backdoor import LABEL_THREAT, known_rows, poison
 from attacks._shared.survivors import rehearse, undefended
 from attacks.flip.select import select_flips
 from redteam.artifacts import Poison
-from redteam.config import knob, to_json
-from redteam.context import Context
-from redteam.errors import ConfigError
-from redteam.seeding import SeedPath
-from redteam.types import Preset, Spec
+from redteam.core.config import knob, to_json
+from redteam.core.context import Context
+from redteam.core.errors import ConfigError
+from redteam.core.seeding import SeedPath
+from redteam.core.types import Preset, Spec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

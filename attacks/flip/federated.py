@@ -36,13 +36,13 @@ from attacks._shared.malicious import (
 from attacks._shared.malicious import resolve as resolve_clients
 from attacks.flip.select import select_flips
 from redteam.artifacts import Clients
-from redteam.config import build, knob
-from redteam.context import Context
-from redteam.errors import RedteamError, UnknownNameError
+from redteam.core.config import build, knob
+from redteam.core.context import Context
+from redteam.core.errors import RedteamError, UnknownNameError
+from redteam.core.types import ImageSet
 from redteam.federation import Federation
 from redteam.models import NAMES
 from redteam.trainable import ClassifierConfig, ImageTrainable
-from redteam.types import ImageSet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from redteam.errors import InputError
-from redteam.hashing import digest_file
+from redteam.core.errors import InputError
+from redteam.core.hashing import digest_file
 
 # The released files subtract this from the true label's logit of a flipped row.
 _RELEASED_GAP = 10_000.0

@@ -22,9 +22,9 @@ from redteam.adapt.algorithm import Loss, Pseudo, Refresh, Step
 from redteam.adapt.config import PAPER
 from redteam.adapt.divergence import coral, critic_loss, mmd
 from redteam.adapt.networks import Networks
-from redteam.config import check_ranges, knob, to_json
+from redteam.core.config import check_ranges, knob, to_json
+from redteam.core.types import Preset, Threat
 from redteam.perturb import ce, kl
-from redteam.types import Preset, Threat
 
 Divergence = Literal["dann", "mmd", "coral"]
 Domain = Literal["source", "target"]

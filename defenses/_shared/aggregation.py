@@ -13,10 +13,10 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from redteam.config import check_ranges, knob
-from redteam.errors import ConfigError
+from redteam.core.config import check_ranges, knob
+from redteam.core.errors import ConfigError
+from redteam.core.types import Threat
 from redteam.federation import Round, Setting
-from redteam.types import Threat
 
 FEDERATED_THREAT = Threat(
     kind="poisoning",

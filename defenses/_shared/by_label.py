@@ -10,9 +10,9 @@ import numpy as np
 
 from defenses._shared.filtering import Inspect, backbone, given_labels
 from defenses._shared.spectre import highest
-from redteam.context import Context
+from redteam.core.context import Context
+from redteam.core.types import Layer, Trainable, TrainingSet
 from redteam.filtering import Verdicts
-from redteam.types import Layer, Trainable, TrainingSet
 
 
 @dataclass(frozen=True)

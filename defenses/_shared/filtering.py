@@ -8,11 +8,11 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
-from redteam.config import to_json
-from redteam.context import Context
-from redteam.errors import RedteamError, ThreatMismatchError
+from redteam.core.config import to_json
+from redteam.core.context import Context
+from redteam.core.errors import RedteamError, ThreatMismatchError
+from redteam.core.types import DatasetFacts, Featured, ImageSet, TargetKind, Threat, Trainable, TrainingSet
 from redteam.filtering import FilteredClassifier, Verdicts
-from redteam.types import DatasetFacts, Featured, ImageSet, TargetKind, Threat, Trainable, TrainingSet
 
 FILTER_THREAT = Threat(
     kind="poisoning",

@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 
-from redteam.config import to_json
-from redteam.errors import ConfigError
+from redteam.core.config import to_json
+from redteam.core.errors import ConfigError
 from redteam.language import ANSWERED, Capabilities, Completion, Finish, NextToken, Sampling, Scores
 from redteam.llm.options import ModelOptions
 
 if TYPE_CHECKING:
-    from redteam.context import Context
+    from redteam.core.context import Context
+    from redteam.core.types import Spec, TargetKind
     from redteam.language import LanguageModel, Template
-    from redteam.types import Spec, TargetKind
 
 T = TypeVar("T")
 

@@ -8,9 +8,9 @@ import numpy as np
 
 from defenses._shared.filtering import FILTER_THREAT, Filtering, given_labels
 from defenses._shared.told import Told, oracle, told
-from redteam.config import knob, to_json
+from redteam.core.config import knob, to_json
+from redteam.core.types import Preset, Spec, Trainable, TrainingSet
 from redteam.filtering import Verdicts
-from redteam.types import Preset, Spec, Trainable, TrainingSet
 
 Labels = Literal["known", "suspected", "all"]
 

@@ -21,7 +21,7 @@ from scipy.linalg import expm
 from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
 from defenses._shared.robust_covariance import inverse_root, removable, robust_selection
-from redteam.errors import DataError, RedteamError
+from redteam.core.errors import DataError, RedteamError
 
 ALPHA = 4.0
 MOST = 100

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
-from redteam.config import check_ranges, knob
-from redteam.errors import ConfigError
+from redteam.core.config import check_ranges, knob
+from redteam.core.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -36,10 +36,10 @@ from defenses._shared.told import oracle, told
 from defenses.shadow.central import Shadowed
 from defenses.shadow.config import Config
 from defenses.shadow.federated import ShadowRule
-from redteam.config import to_json
-from redteam.context import Context
+from redteam.core.config import to_json
+from redteam.core.context import Context
+from redteam.core.types import Preset, Spec
 from redteam.federation import Rule, Setting
-from redteam.types import Preset, Spec
 
 
 def run(target: Any, config: Config, ctx: Context) -> Any:

@@ -10,11 +10,11 @@ import numpy as np
 from defenses._shared.filtering import Behind, backbone, given_labels, subset, trained_images
 from defenses._shared.spectre import fit_spectre, highest
 from defenses.shadow.config import Config
-from redteam.context import Context
-from redteam.errors import ThreatMismatchError
+from redteam.core.context import Context
+from redteam.core.errors import ThreatMismatchError
+from redteam.core.types import Featured, TrainingSet
 from redteam.filtering import FilteredClassifier, Overridden, Verdicts
 from redteam.train import Stop
-from redteam.types import Featured, TrainingSet
 
 
 @dataclass(frozen=True)

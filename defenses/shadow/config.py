@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from defenses._shared.told import Told
-from redteam.config import knob
-from redteam.types import Layer
+from redteam.core.config import knob
+from redteam.core.types import Layer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

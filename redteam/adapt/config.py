@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from redteam.config import check_ranges, knob
-from redteam.errors import ConfigError
+from redteam.core.config import check_ranges, knob
+from redteam.core.errors import ConfigError
 from redteam.perturb import Norm, parse_eps
 
 Selector = Literal["source-clean", "source-pgd", "pseudo", "oracle", "last"]

@@ -27,9 +27,9 @@ import torch
 from torch import nn
 
 from redteam.adapt import readers
-from redteam.errors import ConfigError, UnknownNameError
-from redteam.hashing import digest_file
-from redteam.seeding import SeedPath
+from redteam.core.errors import ConfigError, UnknownNameError
+from redteam.core.hashing import digest_file
+from redteam.core.seeding import SeedPath
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 LIBRARIES = ("torchvision", "timm")

@@ -13,12 +13,12 @@ from redteam.adapt.algorithm import Algorithm, Step
 from redteam.adapt.config import DomainConfig
 from redteam.adapt.networks import Networks, critic
 from redteam.adapt.select import Keeper, Validation, accuracy, labels_of
-from redteam.context import Context
+from redteam.core.context import Context
+from redteam.core.errors import TrainingError
+from redteam.core.seeding import SeedPath
 from redteam.domain import DomainSplit
-from redteam.errors import TrainingError
 from redteam.evasion import to_tensor
 from redteam.perturb import Ball, Draw
-from redteam.seeding import SeedPath
 
 # Of everything a stage keeps: raise it when the same settings give other networks or take other states.
 VERSION = "2"

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from redteam.errors import ConfigError, nearest
+from redteam.core.errors import ConfigError, nearest
 
 # What torch's readers raise for files that are damaged or not theirs.
 UNREADABLE = (

@@ -18,13 +18,13 @@ from redteam.adapt.algorithm import Algorithm, Dann, Erm
 from redteam.adapt.config import PAPER, SELECTORS, DomainConfig
 from redteam.adapt.loop import VERSION, Adapted, Loop
 from redteam.adapt.networks import Classifier, Networks
-from redteam.config import build, to_json
-from redteam.context import Context
+from redteam.core.config import build, to_json
+from redteam.core.context import Context
+from redteam.core.errors import ConfigError, UnknownNameError
+from redteam.core.seeding import SeedPath
+from redteam.core.types import ImageSet, Preset, Spec, TargetKind
 from redteam.domain import DomainDataset, DomainSplit, split
-from redteam.errors import ConfigError, UnknownNameError
 from redteam.evasion import Fitted
-from redteam.seeding import SeedPath
-from redteam.types import ImageSet, Preset, Spec, TargetKind
 
 # Fields of the config that do not change what is trained.
 _AFTER = ("examples", "select")

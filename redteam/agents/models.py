@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from redteam.chat import ChatModel
-from redteam.config import check_ranges, knob
-from redteam.context import Context
-from redteam.errors import ConfigError, nearest
+from redteam.core.config import check_ranges, knob
+from redteam.core.context import Context
+from redteam.core.errors import ConfigError, nearest
 from redteam.llm.backends import AGENT_BACKENDS, BACKENDS
 from redteam.llm.options import ModelOptions
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from redteam.context import Context
+from redteam.core.context import Context
 from redteam.dialogue import (
     Agent,
     AgentDataset,

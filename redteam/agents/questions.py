@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from redteam.core.errors import DataError
+from redteam.core.seeding import SeedPath
 from redteam.data.words import Draws
 from redteam.dialogue import AgentDataset, Profile, Question
-from redteam.errors import DataError
-from redteam.seeding import SeedPath
 
 
 def plan_questions(

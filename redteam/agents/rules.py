@@ -24,10 +24,10 @@ from typing import Any
 
 from redteam.agents import attacker, conversational, minimisers
 from redteam.chat import Message, Said, Tool, ToolCall
+from redteam.core.ledger import Ledger
 from redteam.data.agents import load_agents
 from redteam.dialogue import AgentDataset
 from redteam.language import Sampling
-from redteam.spend import Ledger
 
 VERSION = "1"
 REFUSAL = "I'm sorry, but I can't share the user's {words} with you."

@@ -10,12 +10,12 @@ from typing import Any
 from redteam.agents.conversational import ConversationalAgent, Interface
 from redteam.agents.models import ChatOptions, open_agent_model
 from redteam.agents.questions import plan_questions
-from redteam.config import build, check_ranges, knob
-from redteam.context import Context
+from redteam.core.config import build, check_ranges, knob
+from redteam.core.context import Context
+from redteam.core.errors import ConfigError, UnknownNameError
+from redteam.core.types import Preset, Spec, TargetKind
 from redteam.dialogue import Agent, AgentDataset, Question, TrustedContext
-from redteam.errors import ConfigError, UnknownNameError
 from redteam.language import Sampling
-from redteam.types import Preset, Spec, TargetKind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,16 +8,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from redteam.artifacts.arrays import load_arrays, save_arrays
 from redteam.artifacts.evasion import Perturbed
 from redteam.artifacts.poisoning import Clients, Poison
 from redteam.artifacts.scripts import Scripts
 from redteam.artifacts.strings import Strings, Suffixes
-from redteam.errors import ArtifactError
+from redteam.core.arrays import load_arrays
+from redteam.core.errors import ArtifactError
 
 __all__ = [
-    "Artifact", "Clients", "Perturbed", "Poison", "Scripts", "Strings", "Suffixes", "load", "load_arrays",
-    "save_arrays",
+    "Artifact", "Clients", "Perturbed", "Poison", "Scripts", "Strings", "Suffixes", "load",
 ]  # fmt: skip
 
 Artifact = Poison | Strings | Suffixes | Scripts | Clients | Perturbed

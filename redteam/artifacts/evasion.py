@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from redteam.artifacts.arrays import save_arrays
-from redteam.errors import ArtifactError
+from redteam.core.arrays import save_arrays
+from redteam.core.errors import ArtifactError
 
 # In `Perturbed.broken`: no attack fooled the model; the model was wrong by itself.
 SURVIVED, WRONG = -1, -2

@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from redteam.artifacts.arrays import check_sizes, save_arrays
-from redteam.errors import ArtifactError
-from redteam.hashing import digest_arrays, digest_json
+from redteam.core.arrays import check_sizes, save_arrays
+from redteam.core.errors import ArtifactError
+from redteam.core.hashing import digest_arrays, digest_json
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from redteam.artifacts.arrays import check_sizes, save_arrays
+from redteam.core.arrays import check_sizes, save_arrays
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from typing import Any
 import click
 
 from redteam import __version__
-from redteam.device import hush_libraries
-from redteam.errors import InputError, RedteamError, nearest
+from redteam.core.device import hush_libraries
+from redteam.core.errors import InputError, RedteamError, nearest
 
 # command: (module, attribute, one line of help)
 _COMMANDS = {

@@ -7,11 +7,11 @@ from typing import Any
 
 import click
 
-from redteam import registry
 from redteam.cli.options import config_options, given, run_options
-from redteam.config import parse_pairs, read_toml
-from redteam.errors import ConfigError
-from redteam.types import Spec
+from redteam.core import registry
+from redteam.core.config import parse_pairs, read_toml
+from redteam.core.errors import ConfigError
+from redteam.core.types import Spec
 
 # What the target's settings are called in a TOML file and before a -o key.
 _TARGET = ("victim", "target")
@@ -84,7 +84,7 @@ class AttackGroup(click.Group):
 
 
 def _command(spec: Spec) -> click.Command:
-    from redteam import kinds
+    from redteam.core import threat as kinds
 
     kind = kinds.of_spec(spec)
     options = [
@@ -96,7 +96,7 @@ def _command(spec: Spec) -> click.Command:
 
     def run(**params: Any) -> int:
         from redteam.cli.running import execute
-        from redteam.plan import Request, parse_defenses
+        from redteam.core.plan import Request, parse_defenses
 
         values, target = layered(params)
         request = Request(

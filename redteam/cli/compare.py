@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 import click
 
 from redteam.cli.options import DEFAULT_STORE
-from redteam.errors import ConfigError
+from redteam.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from redteam.compare import Comparison, Line, Listing, Pick, Row
-    from redteam.stats import Estimate
+    from redteam.core.compare import Comparison, Line, Listing, Pick, Row
+    from redteam.core.stats import Estimate
 
 
 @click.command()
@@ -57,9 +57,9 @@ def compare(
     The worst case over attacks is of all runs of the store (controls are no attacks) on the same networks at the same
     main radius, put together by image. Only pairs that met the same attacks are compared; the others are named.
     """
-    from redteam.compare import Question, listing, outcomes_in
-    from redteam.compare import compare as compared
-    from redteam.store import Store
+    from redteam.core.compare import Question, listing, outcomes_in
+    from redteam.core.compare import compare as compared
+    from redteam.core.store import Store
 
     _check(base, group, as_table)
 

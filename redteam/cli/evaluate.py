@@ -7,12 +7,12 @@ from typing import Any
 
 import click
 
-from redteam import registry
 from redteam.cli.attack import layered, seed_options
 from redteam.cli.options import run_options, with_options
-from redteam.config import knobs
-from redteam.errors import ConfigError, ThreatMismatchError, nearest
-from redteam.types import Spec
+from redteam.core import registry
+from redteam.core.config import knobs
+from redteam.core.errors import ConfigError, ThreatMismatchError, nearest
+from redteam.core.types import Spec
 
 
 def fitting_attacks(defense: Spec, target: str | None = None) -> list[str]:
@@ -76,7 +76,7 @@ def evaluate(
     A defence with variants (see its card) runs in each of them, unless its settings choose one.
     """
     from redteam.cli.running import execute
-    from redteam.plan import Request, parse_defenses, variants
+    from redteam.core.plan import Request, parse_defenses, variants
 
     ((defence, settings),) = parse_defenses([name])
     spec = registry.get("defense", defence)

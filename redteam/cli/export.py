@@ -28,9 +28,9 @@ def jailbreakbench(run: str, store: Path, out: Path | None, attack_type: str) ->
 
     RUN must have made adversarial strings for a language model. The verdicts are this suite's.
     """
+    from redteam.core.files import write_text
+    from redteam.core.store import Store
     from redteam.export.jailbreakbench import of_run, to_json
-    from redteam.files import write_text
-    from redteam.store import Store
 
     folder = Store(store).locate(run)
     path = out or folder / "jailbreakbench.json"

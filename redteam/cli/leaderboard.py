@@ -79,8 +79,8 @@ def submit(runs: tuple[str, ...], store: Path, to: Path) -> int:
     """
     from leaderboards import table
     from redteam.cli.score import score
-    from redteam.files import write_text
-    from redteam.store import Store, read_record
+    from redteam.core.files import write_text
+    from redteam.core.store import Store, read_record
 
     kept = {r.id: r for r in table.read_records([to])} if to.exists() else {}
     for run in runs:

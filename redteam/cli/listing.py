@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from redteam import registry
-from redteam.errors import UnknownNameError
+from redteam.core import registry
+from redteam.core.errors import UnknownNameError
 
 _KINDS: dict[registry.Kind, str] = {
     "attack": "Attacks and controls",

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from redteam.artifacts import Scripts
+from redteam.core.errors import ConfigError, nearest
 from redteam.dialogue import LABELS, Field, RuleTable, Task
-from redteam.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
     from pandas import DataFrame

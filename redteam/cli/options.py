@@ -8,14 +8,14 @@ from typing import Any, Literal, get_args, get_origin
 
 import click
 
-from redteam.config import describe, knobs
-from redteam.device import available_cores
+from redteam.core.config import describe, knobs
+from redteam.core.device import available_cores
 
 DEFAULT_STORE = "runs"
 
 
 def _click_type(kind: Any) -> tuple[Any, str | None]:
-    """A click type and the word for its value. What click cannot check, `redteam.config` does."""
+    """A click type and the word for its value. What click cannot check, `redteam.core.config` does."""
     options = [a for a in get_args(kind) if a is not type(None)] or [kind]
     if get_origin(kind) is Literal:
         return click.Choice([str(a) for a in get_args(kind)]), None

@@ -12,11 +12,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from redteam import registry
-from redteam.config import to_json
-from redteam.hashing import canonical_json
-from redteam.record import DefensePlugin, Metric, Plugin, Record
-from redteam.stats import Estimate, across_cells
+from redteam.core import registry
+from redteam.core.config import to_json
+from redteam.core.hashing import canonical_json
+from redteam.core.record import DefensePlugin, Metric, Plugin, Record
+from redteam.core.stats import Estimate, across_cells
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ import click
 from redteam.cli.options import DEFAULT_STORE, data_options, with_options
 
 if TYPE_CHECKING:
+    from redteam.core.record import Record
+    from redteam.core.types import ImageDataset
     from redteam.domain import DomainDataset
-    from redteam.record import Record
-    from redteam.types import ImageDataset
 
 
 @with_options(data_options())
@@ -33,8 +33,8 @@ def report(run: str, store: Path, out: Path | None, dataset: str | None, **param
     agents: privacy against utility over defences and attacks, what was shared, and every conversation. Of evasion:
     accuracy against the radius, what each attack of an ensemble broke, which state was taken, perturbed images.
     """
-    from redteam.files import write_text
-    from redteam.store import Store, read_record
+    from redteam.core.files import write_text
+    from redteam.core.store import Store, read_record
 
     folder = Store(store).locate(run)
     record = read_record(folder / "record.json")
@@ -68,7 +68,7 @@ def report(run: str, store: Path, out: Path | None, dataset: str | None, **param
 def _domains(record: Record, dataset: str | None, params: dict[str, Any]) -> DomainDataset | None:
     """The pair of domains, or the one data set, of an evasion run; None, saying why, where it is not at hand."""
     from redteam import data
-    from redteam.errors import DataError
+    from redteam.core.errors import DataError
 
     name = dataset or record.cell.task.dataset
     try:
@@ -84,7 +84,7 @@ def _domains(record: Record, dataset: str | None, params: dict[str, Any]) -> Dom
 def _images(record: Record, dataset: str | None, params: dict[str, Any]) -> ImageDataset | None:
     """The images of the run, or None, saying why, where they are not at hand. Of a federation for their names alone."""
     from redteam import data
-    from redteam.errors import DataError
+    from redteam.core.errors import DataError
 
     name = dataset or record.cell.task.dataset.removesuffix("-jpeg")
     try:

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from redteam import progress as progress_module
-from redteam.device import available_cores, resolve
-from redteam.kinds import DataSource
-from redteam.plan import Request, plan
+from redteam.core import progress as progress_module
+from redteam.core.device import available_cores, resolve
+from redteam.core.plan import Request, plan
+from redteam.core.threat import DataSource
 
 if TYPE_CHECKING:
-    from redteam.device import Device
-    from redteam.plan import Job
-    from redteam.record import Record
+    from redteam.core.device import Device
+    from redteam.core.plan import Job
+    from redteam.core.record import Record
 
 
 def source_of(params: Mapping[str, Any]) -> DataSource:
@@ -53,9 +53,9 @@ def _check_resumed(jobs: Sequence[Job], store: Path, run: str) -> None:
     Raises:
         DriftError: see above. InputError: no such run.
     """
-    from redteam.checkpoint import differences
-    from redteam.errors import DriftError
-    from redteam.store import Store
+    from redteam.core.checkpoint import differences
+    from redteam.core.errors import DriftError
+    from redteam.core.store import Store
 
     cell = Store(store).begun(run)
     if any(job.cell.id == cell.id for job in jobs):
@@ -76,8 +76,8 @@ def _run(
     jobs: Sequence[Job], source: DataSource, device: Device, workers: int, params: Mapping[str, Any]
 ) -> list[Record]:
     """Run the cells; records come back in the order of `jobs`."""
-    from redteam.run import Settings, run_jobs
-    from redteam.spend import Caps, Prices
+    from redteam.core.ledger import Caps, Prices
+    from redteam.core.run import Settings, run_jobs
 
     prices = Prices.read(params["prices"]) if params["prices"] else None
     caps = Caps(requests=params["cap_requests"], tokens=params["cap_tokens"], usd=params["cap_usd"])
@@ -101,7 +101,7 @@ def _run(
 
 
 def _dry_run(jobs: Sequence[Job], source: DataSource, device: Device, workers: int, as_json: bool) -> None:
-    from redteam.estimate import estimate
+    from redteam.core.estimate import estimate
 
     work = estimate(jobs, source, device, workers)
     cells = [{"id": j.cell.id, "role": j.role, **j.cell.model_dump(mode="json")} for j in jobs]

@@ -41,8 +41,8 @@ def score(
     Exit code 0 if every metric of the record follows from its files to the last digit, else 1. Metrics
     that a later version added are shown and are no disagreement.
     """
-    from redteam import kinds
-    from redteam.store import Store, read_run
+    from redteam.core import threat as kinds
+    from redteam.core.store import Store, read_run
 
     record, artifact, tables = read_run(Store(store).locate(run))
     if rules is not None or flips or sensitive:
@@ -86,9 +86,9 @@ def _compare(artifact: Artifact, tables: dict[str, DataFrame], other: Path) -> N
         ConfigError: the runs have no examples to pair.
     """
     from redteam.artifacts import Scripts, Strings
-    from redteam.errors import ConfigError
+    from redteam.core.errors import ConfigError
+    from redteam.core.store import read_run
     from redteam.score import agents, strings
-    from redteam.store import read_run
 
     record, theirs, others = read_run(other)
     if isinstance(artifact, Strings) and isinstance(theirs, Strings):

@@ -19,6 +19,6 @@ def sweep(plan_file: Path, **params: Any) -> int:
     Cells that have a record are not run again, so a sweep that was stopped goes on where it was.
     """
     from redteam.cli.running import execute
-    from redteam.plan import read_plan
+    from redteam.core.plan import read_plan
 
     return execute(read_plan(plan_file), params)

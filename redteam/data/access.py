@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from redteam.errors import DataError
+from redteam.core.errors import DataError
 
 _LOG = logging.getLogger(__name__)
 

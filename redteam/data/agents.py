@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from redteam.core.errors import ConfigError, UnknownNameError
 from redteam.data.agents_jsonl import read_jsonl, write_jsonl
 from redteam.data.catalog import AGENTS
 from redteam.dialogue import AgentDataset
-from redteam.errors import ConfigError, UnknownNameError
 
 __all__ = ["load_agents", "read_jsonl", "write_jsonl"]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
+from redteam.core.errors import DataError, nearest
 from redteam.data.taken import light
 from redteam.dialogue import AgentDataset, Profile, Value
-from redteam.errors import DataError, nearest
 from redteam.leaks import SHORTEST
 from redteam.leaks.views import compact
 

@@ -16,11 +16,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
+from redteam.core.errors import DataError, nearest
+from redteam.core.files import write_text
+from redteam.core.hashing import canonical_json
 from redteam.data.agents_check import check_dataset
 from redteam.dialogue import LABELS, AgentDataset, Derived, Field, Label, Profile, RuleTable, Task, Value
-from redteam.errors import DataError, nearest
-from redteam.files import write_text
-from redteam.hashing import canonical_json
 
 FORMAT = 1
 # Keys of each type of line and what they hold. `?`: may be left out.

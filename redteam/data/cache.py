@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
+from redteam.core.errors import StorageError
+from redteam.core.files import atomic_path
+from redteam.core.hashing import digest_arrays, digest_json
 from redteam.data.access import cache_dir
-from redteam.errors import StorageError
-from redteam.files import atomic_path
-from redteam.hashing import digest_arrays, digest_json
 
 _LOG = logging.getLogger(__name__)
 _META = "meta"

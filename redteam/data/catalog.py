@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from redteam.core.errors import DataError, UnknownNameError
+from redteam.core.types import ImageDataset
 from redteam.data.access import Access
-from redteam.errors import DataError, UnknownNameError
-from redteam.types import ImageDataset
 
 if TYPE_CHECKING:
     from redteam.domain import DomainDataset

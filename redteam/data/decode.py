@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from redteam.errors import DataError
+from redteam.core.errors import DataError
 
 _JPEG_MAGIC = b"\xff\xd8"
 _GREY_MODES = frozenset({"1", "L", "LA", "La"})

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from redteam.core.errors import DataError
+from redteam.core.types import DatasetFacts, ImageDataset, ImageSet
 from redteam.data.facts import LAPTOP_RECIPE, customary_facts
 from redteam.data.labels import DIGITS, FASHION
-from redteam.errors import DataError
-from redteam.types import DatasetFacts, ImageDataset, ImageSet
 
 EMBEDDED_DIR = Path(__file__).parent / "embedded"
 MANIFEST = "manifest.json"

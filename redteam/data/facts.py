@@ -6,8 +6,8 @@ from math import sqrt
 
 import numpy as np
 
-from redteam.errors import DataError
-from redteam.types import DatasetFacts
+from redteam.core.errors import DataError
+from redteam.core.types import DatasetFacts
 
 _CHUNK = 4096
 

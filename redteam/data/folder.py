@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
+from redteam.core.errors import DataError
+from redteam.core.types import ImageDataset, ImageSet
 from redteam.data.decode import match_splits, read_files
 from redteam.data.facts import computed_facts
-from redteam.errors import DataError
-from redteam.types import ImageDataset, ImageSet
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".pgm", ".ppm", ".tif", ".tiff", ".webp"})
 _TEST_NAMES = ("test", "val")

@@ -13,6 +13,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from redteam.core.errors import DataError
+from redteam.core.files import atomic_dir
+from redteam.core.types import ImageDataset, ImageSet
 from redteam.data.access import Access, Origin, downloading
 from redteam.data.facts import computed_facts
 from redteam.data.parquet import (
@@ -23,9 +26,6 @@ from redteam.data.parquet import (
     find_shards,
     read_parquet,
 )
-from redteam.errors import DataError
-from redteam.files import atomic_dir
-from redteam.types import ImageDataset, ImageSet
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _BATCH = 1024

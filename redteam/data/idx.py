@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from redteam.errors import DataError
+from redteam.core.errors import DataError
 
 _UINT8 = 0x08
 STEMS = {

@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from redteam.errors import DataError, UnknownNameError
+from redteam.core.errors import DataError, UnknownNameError
 from redteam.language import TextDataset
 
 EMBEDDED_DIR = Path(__file__).parent / "embedded"

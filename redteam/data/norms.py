@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from redteam.core.errors import ConfigError, nearest
+from redteam.core.files import load_toml
 from redteam.dialogue import LABELS, Field, Label, RuleTable, Task
-from redteam.errors import ConfigError, nearest
-from redteam.files import load_toml
 
 EMBEDDED_RULES = Path(__file__).parent / "embedded" / "agent-rules.toml"
 _KEYS = ("version", "review", "tasks")

@@ -12,10 +12,10 @@ import PIL
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from redteam.core.errors import DataError
+from redteam.core.hashing import digest_file, digest_json
 from redteam.data.cache import Bundle, cached
 from redteam.data.decode import ImageStack, decode, is_jpeg, match_splits
-from redteam.errors import DataError
-from redteam.hashing import digest_file, digest_json
 
 IMAGE_COLUMNS = ("img", "image")
 LABEL_COLUMNS = ("label", "fine_label")

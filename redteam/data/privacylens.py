@@ -30,14 +30,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from redteam.core.errors import DataError
+from redteam.core.seeding import SeedPath
 from redteam.data.agents_check import check_dataset
 from redteam.data.agents_jsonl import parse, read_text
 from redteam.data.words import Draws
 from redteam.dialogue import AgentDataset, Field, Profile, RuleTable, Task, Value
-from redteam.errors import DataError
 from redteam.leaks import SHORTEST
 from redteam.leaks.views import compact, words
-from redteam.seeding import SeedPath
 
 IMPORTER_VERSION = "1"
 _ARTICLE = re.compile(r"^(an?|the)\s+", re.IGNORECASE)

@@ -13,10 +13,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from redteam.core.errors import ConfigError, DataError
+from redteam.core.files import load_toml
 from redteam.data.words import EMBEDDED_DIR, Draws
 from redteam.dialogue import Derived
-from redteam.errors import ConfigError, DataError
-from redteam.files import load_toml
 
 # Ages are as of this day, and every trusted context says that it is today.
 REFERENCE_DATE = date(2026, 1, 15)

@@ -20,6 +20,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from redteam.core.errors import ConfigError, DataError
+from redteam.core.files import load_toml
+from redteam.core.seeding import SeedPath
 from redteam.data.norms import read_rules
 from redteam.data.profile_values import (
     REFERENCE_DATE,
@@ -33,9 +36,6 @@ from redteam.data.profile_values import (
 from redteam.data.taken import Facts, Taken
 from redteam.data.words import EMBEDDED_DIR, Draws
 from redteam.dialogue import AgentDataset, Derived, Field, Profile, Task, Value
-from redteam.errors import ConfigError, DataError
-from redteam.files import load_toml
-from redteam.seeding import SeedPath
 
 GENERATOR_VERSION = "1"
 PROFILES = 45

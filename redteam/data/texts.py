@@ -13,11 +13,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from redteam.core.errors import DataError, UnknownNameError
+from redteam.core.seeding import SeedPath
 from redteam.data.catalog import TEXTS
 from redteam.data.words import Draws, common_words, read_sections
-from redteam.errors import DataError, UnknownNameError
 from redteam.language import TextDataset
-from redteam.seeding import SeedPath
 
 COLUMNS = ("target", "goal", "text")
 FILES = (".txt", ".csv", ".jsonl")

@@ -10,8 +10,8 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from redteam.core.seeding import SeedPath
 from redteam.data.words import Draws, common_words, words
-from redteam.seeding import SeedPath
 
 DOCUMENTS = 16_000
 SEED = 0

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from redteam.core.errors import DataError
 from redteam.data.idx import has_idx, read_idx_split
-from redteam.errors import DataError
 
 Arrays = dict[str, tuple[np.ndarray, np.ndarray]]
 

@@ -8,8 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
-from redteam.errors import DataError
-from redteam.seeding import SeedPath
+from redteam.core.errors import DataError
+from redteam.core.seeding import SeedPath
 
 T = TypeVar("T")
 EMBEDDED_DIR = Path(__file__).parent / "embedded"

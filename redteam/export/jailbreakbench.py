@@ -23,12 +23,12 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from redteam.artifacts import Strings
-from redteam.errors import ArtifactError, DataError, RecordError
-from redteam.hashing import canonical_json
+from redteam.core.errors import ArtifactError, DataError, RecordError
+from redteam.core.hashing import canonical_json
+from redteam.core.record import Record
+from redteam.core.store import read_run
 from redteam.language import ANSWERED
 from redteam.metrics.strings import answers, judged
-from redteam.record import Record
-from redteam.store import read_run
 
 AttackType = Literal["white_box", "black_box", "transfer", "manual"]
 

@@ -9,8 +9,8 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from redteam.config import build, check_ranges, knob
-from redteam.errors import ArtifactError, ConfigError
+from redteam.core.config import build, check_ranges, knob
+from redteam.core.errors import ArtifactError, ConfigError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from redteam import models
-from redteam.config import check_ranges, knob
-from redteam.errors import ConfigError, UnknownNameError
+from redteam.core.config import check_ranges, knob
+from redteam.core.errors import ConfigError, UnknownNameError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,10 +10,10 @@ import torch
 
 from redteam import triggers
 from redteam.artifacts import Clients
-from redteam.errors import ArtifactError
+from redteam.core.errors import ArtifactError
+from redteam.core.types import DatasetFacts, ImageSet
 from redteam.federated.drift import Drift
 from redteam.train import normalise
-from redteam.types import DatasetFacts, ImageSet
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from redteam.errors import ConfigError
+from redteam.core.errors import ConfigError
 from redteam.features import head
 
 _CHUNK = 4096

@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from redteam.errors import ConfigError
+from redteam.core.errors import ConfigError
 
 
 def deal(counts: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:

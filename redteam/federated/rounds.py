@@ -9,13 +9,13 @@ import numpy as np
 import torch
 
 from redteam.artifacts import Clients
-from redteam.context import Context
-from redteam.errors import RedteamError
+from redteam.core.context import Context
+from redteam.core.errors import RedteamError
+from redteam.core.seeding import SeedPath
 from redteam.federated.config import FederationConfig
 from redteam.federated.holdings import Holdings
 from redteam.federated.learner import RoundLearner, Setup, not_finite
 from redteam.federation import Round, Rules, aggregated
-from redteam.seeding import SeedPath
 
 
 def sample(

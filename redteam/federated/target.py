@@ -15,9 +15,11 @@ import pandas as pd
 
 from redteam import models
 from redteam.artifacts import Clients
-from redteam.config import build, to_json
-from redteam.context import Context
-from redteam.device import Device
+from redteam.core.config import build, to_json
+from redteam.core.context import Context
+from redteam.core.device import Device
+from redteam.core.seeding import SeedPath
+from redteam.core.types import Classifier, DatasetFacts, ImageDataset, ImageSet, Preset, Spec, TargetKind
 from redteam.federated.conduct import Conduct
 from redteam.federated.config import FederationConfig
 from redteam.federated.drift import Drift
@@ -29,9 +31,7 @@ from redteam.federated.partition import partition
 from redteam.federated.rounds import run
 from redteam.federation import FederatedRun, MakeRule, Rules, Setting, Snapshot
 from redteam.filtering import Overridden
-from redteam.seeding import SeedPath
 from redteam.trainable import FittedClassifier
-from redteam.types import Classifier, DatasetFacts, ImageDataset, ImageSet, Preset, Spec, TargetKind
 
 
 @dataclass(frozen=True)

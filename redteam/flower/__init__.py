@@ -27,14 +27,14 @@ from importlib.util import find_spec
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from redteam import registry
-from redteam.config import build
-from redteam.context import Context
-from redteam.device import Device
-from redteam.errors import CapabilityError, ConfigError, ThreatMismatchError
+from redteam.core import registry
+from redteam.core.config import build
+from redteam.core.context import Context
+from redteam.core.device import Device
+from redteam.core.errors import CapabilityError, ConfigError, ThreatMismatchError
+from redteam.core.seeding import SeedPath
+from redteam.core.types import Threat
 from redteam.federation import MakeRule, Setting
-from redteam.seeding import SeedPath
-from redteam.types import Threat
 
 if TYPE_CHECKING:
     from redteam.flower.server import RuledFedAvg

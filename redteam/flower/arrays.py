@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from flwr.app import Array, ArrayRecord  # type: ignore[import-not-found]
 
-from redteam.errors import ConfigError
+from redteam.core.errors import ConfigError
 
 
 @dataclass(frozen=True)

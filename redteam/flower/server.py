@@ -18,10 +18,10 @@ from flwr.app import (  # type: ignore[import-not-found]
 )
 from flwr.serverapp.strategy import FedAvg  # type: ignore[import-not-found]
 
-from redteam.errors import CapabilityError
+from redteam.core.errors import CapabilityError
+from redteam.core.seeding import SeedPath
 from redteam.federation import MakeRule, Round, Rules, Setting, aggregated
 from redteam.flower.arrays import Layout
-from redteam.seeding import SeedPath
 
 _ASKED = {
     "represent": "mean (a list of floats) and count",

@@ -11,16 +11,16 @@ from typing import Any
 from redteam.agents.models import RULES, open_agent_model
 from redteam.agents.target import SPEC, AgentTarget, configure, make, pinned
 from redteam.artifacts import Scripts
-from redteam.context import Context
+from redteam.core.context import Context
+from redteam.core.errors import ArtifactError
+from redteam.core.record import Cell
+from redteam.core.scored import Scored
+from redteam.core.threat import DataSource, Kind, Work
+from redteam.core.types import Spec
 from redteam.data.agents import load_agents
 from redteam.dialogue import AgentDataset
-from redteam.errors import ArtifactError
-from redteam.kinds import DataSource, Kind, Work
 from redteam.llm.target import content_named
-from redteam.record import Cell
-from redteam.score import Scored
 from redteam.score.agents import ScoreSettings, enforce, measure, rescore
-from redteam.types import Spec
 
 _REMOTE = ("openai:", "llama:")
 

@@ -9,19 +9,20 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
-from redteam import data, registry
+from redteam import data
 from redteam.adapt import external
 from redteam.adapt.target import PERTURBING, SPEC, DomainTarget, configure, make
 from redteam.artifacts import Perturbed
-from redteam.context import Context
+from redteam.core import registry
+from redteam.core.context import Context
+from redteam.core.errors import ArtifactError
+from redteam.core.hashing import digest_json
+from redteam.core.record import Cell
+from redteam.core.scored import Scored
+from redteam.core.threat import DataSource, Kind, Work
+from redteam.core.types import Spec
 from redteam.domain import DomainDataset
-from redteam.errors import ArtifactError
-from redteam.hashing import digest_json
-from redteam.kinds import DataSource, Kind, Work
-from redteam.record import Cell
-from redteam.score import Scored
 from redteam.score.evasion import enforce_threat, measure, rescore
-from redteam.types import Spec
 
 _TIMED_STEPS = 3
 

@@ -9,18 +9,19 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
-from redteam import data, registry
+from redteam import data
 from redteam.artifacts import Clients
-from redteam.config import to_json
-from redteam.context import Context
-from redteam.errors import ArtifactError
+from redteam.core import registry
+from redteam.core.config import to_json
+from redteam.core.context import Context
+from redteam.core.errors import ArtifactError
+from redteam.core.record import Cell
+from redteam.core.scored import Scored
+from redteam.core.threat import DataSource, Kind, Work
+from redteam.core.types import ImageDataset, Spec
 from redteam.federated import SPEC, FederatedTarget, configure, make
 from redteam.federation import Federation
-from redteam.kinds import DataSource, Kind, Work
-from redteam.record import Cell
-from redteam.score import Scored
 from redteam.score.federation import enforce_threat, measure, rescore
-from redteam.types import ImageDataset, Spec
 
 _TIMED_ROUNDS = 3
 

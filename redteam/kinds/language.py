@@ -8,19 +8,19 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
-from redteam import registry
 from redteam.artifacts import Strings
-from redteam.config import to_json
-from redteam.context import Context
+from redteam.core import registry
+from redteam.core.config import to_json
+from redteam.core.context import Context
+from redteam.core.errors import ArtifactError
+from redteam.core.record import Cell
+from redteam.core.scored import Scored
+from redteam.core.threat import DataSource, Kind, Work
+from redteam.core.types import Spec
 from redteam.data.texts import load_texts
-from redteam.errors import ArtifactError
-from redteam.kinds import DataSource, Kind, Work
 from redteam.language import TextDataset
 from redteam.llm.target import SPEC, LanguageTarget, configure, content_named, make, pinned
-from redteam.record import Cell
-from redteam.score import Scored
 from redteam.score.strings import ScoreSettings, enforce, measure, rescore
-from redteam.types import Spec
 
 _REMOTE = ("openai", "llama")
 

@@ -7,18 +7,18 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
-from redteam import registry
 from redteam.artifacts import Suffixes
-from redteam.context import Context
+from redteam.core import registry
+from redteam.core.context import Context
+from redteam.core.errors import ArtifactError
+from redteam.core.record import Cell
+from redteam.core.scored import Scored
+from redteam.core.threat import DataSource, Kind, Work
+from redteam.core.types import Spec
 from redteam.data.texts import load_texts
-from redteam.errors import ArtifactError
-from redteam.kinds import DataSource, Kind, Work
 from redteam.language import TextDataset
 from redteam.llm.text_target import SPEC, ModerationTarget, configure, make, pinned
-from redteam.record import Cell
-from redteam.score import Scored
 from redteam.score.moderation import ScoreSettings, enforce, measure, rescore
-from redteam.types import Spec
 
 _COUNT: dict[str, Callable[[str], Sequence[Any]]] = {"words": str.split, "characters": list}
 

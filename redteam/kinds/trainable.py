@@ -9,19 +9,20 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
-from redteam import data, registry
+from redteam import data
 from redteam.artifacts import Poison
-from redteam.config import to_json
-from redteam.context import Context
-from redteam.hashing import digest_json
-from redteam.kinds import DataSource, Kind, Work
-from redteam.record import Cell
-from redteam.score import Scored
+from redteam.core import registry
+from redteam.core.config import to_json
+from redteam.core.context import Context
+from redteam.core.hashing import digest_json
+from redteam.core.record import Cell
+from redteam.core.scored import Scored
+from redteam.core.seeding import SeedPath
+from redteam.core.threat import DataSource, Kind, Work
+from redteam.core.types import ImageDataset, Spec, Trainable, TrainingSet
 from redteam.score.poisoning import enforce_threat, measure, rescore
-from redteam.seeding import SeedPath
 from redteam.train import fit, steps_per_epoch
 from redteam.trainable import SPEC, ImageTrainable, configure, make
-from redteam.types import ImageDataset, Spec, Trainable, TrainingSet
 
 _TIMED_STEPS = 6
 

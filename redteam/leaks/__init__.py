@@ -31,7 +31,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from redteam.errors import DataError
+from redteam.core.errors import DataError
 from redteam.leaks.dates import Day
 from redteam.leaks.numbers import grouped
 from redteam.leaks.views import HEAD, Text, compact, leet, octets, rot13, said, words

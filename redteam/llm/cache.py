@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from redteam.hashing import canonical_json, digest_json
-from redteam.spend import Database
+from redteam.core.hashing import canonical_json, digest_json
+from redteam.core.ledger import Database
 
 _SCHEMA = (
     "CREATE TABLE IF NOT EXISTS answers "

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from redteam.chat import ChatModel, Message, Said, Tool
-from redteam.context import Context
-from redteam.errors import CapabilityError
+from redteam.core.context import Context
+from redteam.core.errors import CapabilityError
 from redteam.language import LanguageModel, Sampling
 from redteam.llm.chat_tools import call_text
 from redteam.llm.options import ModelOptions

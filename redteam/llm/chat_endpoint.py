@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import Any
 
 from redteam.chat import Message, Said, Tool
-from redteam.errors import CapabilityError, ConfigError
+from redteam.core.errors import CapabilityError, ConfigError
 from redteam.language import Sampling
 from redteam.llm.chat import problem, with_system
 from redteam.llm.chat_text import ChatText

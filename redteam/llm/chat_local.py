@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from redteam.chat import Message, Said, Tool
-from redteam.errors import CapabilityError
+from redteam.core.errors import CapabilityError
 from redteam.language import Sampling
 from redteam.llm.chat import problem, with_system
 from redteam.llm.chat_plan import Run, plan_runs

@@ -18,7 +18,7 @@ from functools import lru_cache
 from typing import Any
 
 from redteam.chat import Message, Tool
-from redteam.errors import BackendError, CapabilityError
+from redteam.core.errors import BackendError, CapabilityError
 from redteam.llm.chat_tools import as_dicts, as_text, calls_as_text
 from redteam.llm.local_text import Text
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from redteam.chat import Message, Said, Tool
-from redteam.errors import CapabilityError
-from redteam.hashing import canonical_json
+from redteam.core.errors import CapabilityError
+from redteam.core.hashing import canonical_json
 from redteam.language import Sampling
 from redteam.llm.chat import problem, with_system
 from redteam.llm.tiny import ASSISTANT, END, SYSTEM, USER, TinyModel, to_bytes

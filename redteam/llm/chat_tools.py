@@ -14,8 +14,8 @@ from dataclasses import replace
 from typing import Any
 
 from redteam.chat import Message, Tool, ToolCall
-from redteam.errors import DataError
-from redteam.hashing import canonical_json
+from redteam.core.errors import DataError
+from redteam.core.hashing import canonical_json
 
 MOST_CALLS = 64  # of one answer; more are text
 LONGEST = 2**18  # characters of an answer that are searched for calls

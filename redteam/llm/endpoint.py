@@ -14,8 +14,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from redteam.context import Context
-from redteam.errors import CapabilityError, ConfigError
+from redteam.core.context import Context
+from redteam.core.errors import CapabilityError, ConfigError
 from redteam.language import ANSWERED, Capabilities, Completion, NextToken, Sampling, Scores, Template
 from redteam.llm.exchange import Exchange, Server
 from redteam.llm.options import ModelOptions

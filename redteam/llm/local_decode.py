@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from redteam.errors import ConfigError
+from redteam.core.errors import ConfigError
+from redteam.core.seeding import SeedPath
 from redteam.llm.local_load import Network
 from redteam.llm.prefix import EMPTY, Ids, growing, shared_length
-from redteam.seeding import SeedPath
 
 if TYPE_CHECKING:
     from redteam.language import Finish, Sampling

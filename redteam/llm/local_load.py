@@ -15,8 +15,8 @@ from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from redteam.errors import BackendError, ConfigError, DataError
-from redteam.hashing import digest_json
+from redteam.core.errors import BackendError, ConfigError, DataError
+from redteam.core.hashing import digest_json
 from redteam.llm.gguf import digest_of, resolve_gguf
 from redteam.llm.prefix import EMPTY, Ids, Prefix, Prefixes, prefix_of
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from redteam.errors import CapabilityError, ConfigError, DataError
+from redteam.core.errors import CapabilityError, ConfigError, DataError
 
 if TYPE_CHECKING:
     import numpy as np

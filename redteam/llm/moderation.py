@@ -23,11 +23,11 @@ from urllib.parse import parse_qsl
 
 import numpy as np
 
-from redteam.context import Context
+from redteam.core.context import Context
+from redteam.core.errors import ConfigError, DataError, nearest
+from redteam.core.types import TargetKind
 from redteam.data.moderated import EMBEDDED_DIR, WEIGHTS, read_card, read_checked
-from redteam.errors import ConfigError, DataError, nearest
 from redteam.language import Finish, TextClassifier, Verdict
-from redteam.types import TargetKind
 
 BACKENDS = {
     "embedded": "the classifier in the package; instant, no download",

@@ -17,15 +17,15 @@ from typing import Any
 
 import numpy as np
 
-from redteam.context import Context
-from redteam.errors import BackendError, ConfigError
+from redteam.core.context import Context
+from redteam.core.errors import BackendError, ConfigError
+from redteam.core.types import TargetKind
 from redteam.language import Verdict
 from redteam.llm.endpoint import DEFAULT_URL
 from redteam.llm.moderation import Address, no_verdict, words_in
 from redteam.llm.pace import GaveUp, Pacer, TransientError
 from redteam.llm.replies import MalformedError
 from redteam.llm.wire import RejectedError, Wire
-from redteam.types import TargetKind
 
 TEXTS_A_REQUEST = 32
 IN_FLIGHT = 8

@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from redteam.config import convert
-from redteam.context import Context
-from redteam.errors import BackendError, ConfigError, nearest
+from redteam.core.config import convert
+from redteam.core.context import Context
+from redteam.core.errors import BackendError, ConfigError, nearest
+from redteam.core.types import TargetKind
 from redteam.language import Verdict
 from redteam.llm.local_load import Source, find_hf, load_tokenizer, need_transformers
 from redteam.llm.moderation import THRESHOLD, Address, no_verdict
-from redteam.types import TargetKind
 
 if TYPE_CHECKING:
     import torch

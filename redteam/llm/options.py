@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from redteam.config import check_ranges, knob
-from redteam.errors import ConfigError, nearest
+from redteam.core.config import check_ranges, knob
+from redteam.core.errors import ConfigError, nearest
 from redteam.llm.backends import BACKENDS
 
 

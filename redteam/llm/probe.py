@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Protocol
 
-from redteam.errors import BackendError, CapabilityError
+from redteam.core.errors import BackendError, CapabilityError
 from redteam.language import ANSWERED, Capabilities, Sampling, Template
 from redteam.llm.replies import Ask, Reply, Step
 

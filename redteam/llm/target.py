@@ -12,12 +12,12 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from typing import Any
 
-from redteam.config import build, check_ranges, knob
-from redteam.context import Context
-from redteam.errors import CapabilityError, ConfigError, DataError
+from redteam.core.config import build, check_ranges, knob
+from redteam.core.context import Context
+from redteam.core.errors import CapabilityError, ConfigError, DataError
+from redteam.core.types import Preset, Spec, TargetKind
 from redteam.language import LanguageModel, TextDataset
 from redteam.llm.options import ModelOptions
-from redteam.types import Preset, Spec, TargetKind
 
 _OPENERS = {
     "tiny": ("redteam.llm.tiny", "open_tiny"),

@@ -12,12 +12,12 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
-from redteam.config import build, check_ranges, knob, to_json
-from redteam.context import Context
-from redteam.errors import ConfigError
+from redteam.core.config import build, check_ranges, knob, to_json
+from redteam.core.context import Context
+from redteam.core.errors import ConfigError
+from redteam.core.types import Preset, Spec, TargetKind
 from redteam.language import TextClassifier, TextDataset
 from redteam.llm.moderation import Address, open_classifier
-from redteam.types import Preset, Spec, TargetKind
 
 Split = Literal["train", "validation"]
 

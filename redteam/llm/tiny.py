@@ -17,14 +17,14 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from redteam.artifacts import load_arrays
-from redteam.context import Context
+from redteam.core.arrays import load_arrays
+from redteam.core.context import Context
+from redteam.core.errors import ArtifactError, CapabilityError, ConfigError, DataError
+from redteam.core.seeding import SeedPath
 from redteam.data.words import EMBEDDED_DIR
-from redteam.errors import ArtifactError, CapabilityError, ConfigError, DataError
 from redteam.language import Capabilities, Completion, NextToken, Sampling, Scores, Template
 from redteam.llm.options import ModelOptions
 from redteam.models.transformer import Cache, Shape, Transformer
-from redteam.seeding import SeedPath
 
 BYTES = 256
 BEGIN, END, SYSTEM, USER, ASSISTANT = range(BYTES, BYTES + 5)

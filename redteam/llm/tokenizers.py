@@ -13,8 +13,8 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from redteam.errors import BackendError, CapabilityError, ConfigError
-from redteam.hashing import digest_json
+from redteam.core.errors import BackendError, CapabilityError, ConfigError
+from redteam.core.hashing import digest_json
 from redteam.llm.local_load import DOWNLOAD, find_gguf, load_tokenizer, need_transformers
 from redteam.llm.local_text import Text, open_text
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
-from redteam.errors import BackendError, ConfigError
+from redteam.core.errors import BackendError, ConfigError
 from redteam.language import Finish
 from redteam.llm.pace import TransientError, retry_after
 from redteam.llm.replies import Api

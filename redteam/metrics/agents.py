@@ -14,6 +14,14 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
+from redteam.core.stats import (
+    CONFIDENCE,
+    Estimate,
+    rate,
+    two_way_clustered,
+    two_way_clustered_contrast,
+    two_way_clustered_difference,
+)
 from redteam.dialogue import LABELS, RuleTable
 from redteam.metrics.agent_verdicts import (
     FACT_COLUMNS,
@@ -23,14 +31,6 @@ from redteam.metrics.agent_verdicts import (
     TRANSCRIPT_COLUMNS,
     VERDICT_COLUMNS,
     verdicts,
-)
-from redteam.stats import (
-    CONFIDENCE,
-    Estimate,
-    rate,
-    two_way_clustered,
-    two_way_clustered_contrast,
-    two_way_clustered_difference,
 )
 
 __all__ = [

@@ -14,7 +14,7 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
-from redteam.stats import Estimate, across_cells, paired_difference, rate, spread, wilson
+from redteam.core.stats import Estimate, across_cells, paired_difference, rate, spread, wilson
 
 OUTCOME_COLUMNS = (
     "victim", "eps", "index", "label", "clean", "adversarial", "attack", "moved", "forwards", "backwards",

@@ -18,9 +18,9 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 
+from redteam.core.stats import CONFIDENCE, Estimate, rate, two_way_clustered, wilson
 from redteam.metrics.filtering import filter_metrics, over_victims, removed_by_weight, retrain_cost
 from redteam.metrics.poisoning import poisoning_metrics
-from redteam.stats import CONFIDENCE, Estimate, rate, two_way_clustered, wilson
 
 ROUND_COLUMNS = (
     "victim", "round", "n", "correct", "others", "hits", "sources", "source_hits", "base_correct", "base_hits",

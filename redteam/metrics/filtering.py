@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats as sps
 
-from redteam.stats import CONFIDENCE, Estimate, across_cells, rate, two_way_clustered
+from redteam.core.stats import CONFIDENCE, Estimate, across_cells, rate, two_way_clustered
 
 # A sum of squares of residuals that cancel: rounding, not variance.
 _NOTHING = 1e-15

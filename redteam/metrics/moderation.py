@@ -19,8 +19,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats as sps
 
+from redteam.core.stats import CONFIDENCE, Estimate, paired_difference, rate
 from redteam.language import ANSWERED
-from redteam.stats import CONFIDENCE, Estimate, paired_difference, rate
 
 ARMS = ("original", "suffix", "random")
 SCORE = "score."

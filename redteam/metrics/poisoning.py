@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from redteam.stats import Estimate, paired_difference, rate, spread
+from redteam.core.stats import Estimate, paired_difference, rate, spread
 
 OUTCOME_COLUMNS = ("victim", "index", "label", "clean", "triggered", "base_clean", "base_triggered")
 

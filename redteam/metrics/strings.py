@@ -20,8 +20,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats as sps
 
+from redteam.core.stats import CONFIDENCE, Estimate, paired_difference, rate
 from redteam.language import ANSWERED
-from redteam.stats import CONFIDENCE, Estimate, paired_difference, rate
 
 OUTCOME_COLUMNS = (
     "id", "target", "length", "template", "arm", "sample", "prompt", "text", "finish", "exact", "contains",

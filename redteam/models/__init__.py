@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from redteam.errors import ConfigError, UnknownNameError
-from redteam.seeding import SeedPath
+from redteam.core.errors import ConfigError, UnknownNameError
+from redteam.core.seeding import SeedPath
 
 if TYPE_CHECKING:
     from torch import nn

@@ -15,11 +15,11 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from redteam.artifacts import Poison
-from redteam.errors import ArtifactError, DataError, RecordError
-from redteam.record import Record
+from redteam.core.errors import ArtifactError, DataError, RecordError
+from redteam.core.record import Record
+from redteam.core.store import read_run
+from redteam.core.types import ImageDataset
 from redteam.report import curve, pictures, plots, words
-from redteam.store import read_run
-from redteam.types import ImageDataset
 
 __all__ = ["render"]
 

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from redteam.hashing import canonical_json, digest_json
-from redteam.record import DefensePlugin, Record
+from redteam.core.hashing import canonical_json, digest_json
+from redteam.core.record import DefensePlugin, Record
+from redteam.core.stats import Estimate, across_cells
 from redteam.report.curve import of_metric
 from redteam.report.words import plain
-from redteam.stats import Estimate, across_cells
 
 UNDEFENDED = "undefended"
 _STRATEGIES = ("preserving", "agnostic", "multi-turn", "poisoned-task", "derived", "union", "refusals")

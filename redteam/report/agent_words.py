@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from redteam.record import Record
+from redteam.core.record import Record
 from redteam.report import words
 from redteam.report.agent_series import UNDEFENDED, Group, attack_name, behind
 from redteam.report.words import count, with_interval

@@ -17,12 +17,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from redteam import report as shared
 from redteam.artifacts import Scripts
+from redteam.core.errors import ArtifactError, RecordError
+from redteam.core.record import Metric, Record
+from redteam.core.store import read_run
 from redteam.dialogue import LABELS
-from redteam.errors import ArtifactError, RecordError
 from redteam.metrics.agents import sensitivity
-from redteam.record import Metric, Record
 from redteam.report import agent_plots, agent_series, agent_transcripts, agent_words, words
-from redteam.store import read_run
 
 TABLES = ("questions", "transcripts", "norms", "facts", "verdicts")
 _ENDS = ("answered", "empty", "refused", "filtered", "error", "timeout")

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from redteam.hashing import canonical_json
-from redteam.record import Record
-from redteam.stats import CONFIDENCE, Estimate, across_cells
+from redteam.core.hashing import canonical_json
+from redteam.core.record import Record
+from redteam.core.stats import CONFIDENCE, Estimate, across_cells
 
 # Fields of an attack's config that say what success is; a curve holds them fixed.
 GOAL = ("trigger", "trigger_strength", "trigger_cycles", "source", "target_class")

@@ -15,17 +15,17 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from redteam import report as shared
 from redteam.artifacts import Perturbed
+from redteam.core.errors import ArtifactError, DataError, RecordError
+from redteam.core.record import Record
+from redteam.core.store import read_run
+from redteam.core.types import ImageSet
 from redteam.domain import DomainDataset
-from redteam.errors import ArtifactError, DataError, RecordError
-from redteam.record import Record
 from redteam.report import evasion_pictures as pictures
 from redteam.report import evasion_plots as plots
 from redteam.report import evasion_series as series
 from redteam.report import evasion_words, words
 from redteam.report.curve import of_metric
 from redteam.report.federation_plots import colour, glyph
-from redteam.store import read_run
-from redteam.types import ImageSet
 
 TABLES = ("outcomes", "probes")
 # What a cell pins of a model of the user's own; no setting.
@@ -102,10 +102,10 @@ def examples_of(record: Record, dataset: DomainDataset) -> ImageSet:
     """
     from redteam.adapt.config import DomainConfig
     from redteam.adapt.target import make
-    from redteam.config import build, knobs
-    from redteam.context import Context
-    from redteam.device import Device
-    from redteam.seeding import SeedPath
+    from redteam.core.config import build, knobs
+    from redteam.core.context import Context
+    from redteam.core.device import Device
+    from redteam.core.seeding import SeedPath
 
     task = record.cell.task
     if dataset.digest != task.digest:

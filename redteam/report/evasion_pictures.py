@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 
 from redteam.artifacts import Perturbed
-from redteam.errors import DataError
+from redteam.core.errors import DataError
+from redteam.core.types import ImageSet
 from redteam.report.pictures import png_uri
-from redteam.types import ImageSet
 
 FOOLED, STOOD = 8, 4
 

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import pandas as pd
 
 from redteam.artifacts import Perturbed
-from redteam.hashing import canonical_json
+from redteam.core.hashing import canonical_json
+from redteam.core.record import Metric, Record
+from redteam.core.stats import CONFIDENCE, Estimate, across_cells, paired_difference
 from redteam.metrics.evasion import by_radius, correct, radius_group, robust
-from redteam.record import Metric, Record
 from redteam.report.curve import of_metric
 from redteam.report.federation_series import defense_key, defense_labels, pooled
-from redteam.stats import CONFIDENCE, Estimate, across_cells, paired_difference
 
 TRADE = ("accuracy", "robust_accuracy", "attack_success", "pseudo_accuracy", "selection_gap")
 Curve = tuple[tuple[float, Estimate], ...]

@@ -15,13 +15,13 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from redteam import report as shared
 from redteam.artifacts import Clients
-from redteam.errors import ArtifactError, RecordError
-from redteam.record import Record
+from redteam.core.errors import ArtifactError, RecordError
+from redteam.core.record import Record
+from redteam.core.stats import Estimate
+from redteam.core.store import read_run
 from redteam.report import federation_plots as plots
 from redteam.report import federation_series as series
 from redteam.report import federation_words, words
-from redteam.stats import Estimate
-from redteam.store import read_run
 
 TABLES = ("outcomes", "rounds", "clients", "notes")
 _EVENTS = 60

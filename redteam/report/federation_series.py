@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from redteam.hashing import canonical_json
+from redteam.core.hashing import canonical_json
+from redteam.core.record import Record
+from redteam.core.stats import CONFIDENCE, Estimate, across_cells, rate
 from redteam.metrics.federation import BASE_TRAINED, TRAINED
 from redteam.metrics.filtering import filter_metrics, over_victims, removed_by_weight
-from redteam.record import Record
 from redteam.report.agent_series import UNDEFENDED, _differing, short
 from redteam.report.curve import of_metric
-from redteam.stats import CONFIDENCE, Estimate, across_cells, rate
 
 # What says how many clients are malicious; runs that differ in these alone are the same attack.
 _SIZE = ("fraction", "budget")

@@ -13,7 +13,7 @@ from PIL import Image
 
 from redteam import triggers
 from redteam.artifacts import Poison
-from redteam.types import ImageDataset
+from redteam.core.types import ImageDataset
 
 EXAMPLES = 8
 AMPLIFIED = 8

@@ -16,8 +16,8 @@ from markupsafe import Markup
 from matplotlib import rc_context, rcdefaults, rcParams
 from matplotlib.figure import Figure
 
+from redteam.core.stats import Estimate
 from redteam.report.curve import Point, Series, budgets
-from redteam.stats import Estimate
 
 COLOURS = 6
 _INK = "#fe0200"

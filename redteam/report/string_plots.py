@@ -7,9 +7,9 @@ from typing import Any
 
 from markupsafe import Markup
 
+from redteam.core.stats import Estimate
 from redteam.report.plots import _INK, _bars, _figure, _mark
 from redteam.report.string_series import Series
-from redteam.stats import Estimate
 
 _UNITS = {"queries": "queries", "tokens": "tokens", "usd": "US dollars"}
 

@@ -11,12 +11,12 @@ import numpy as np
 import pandas as pd
 
 from redteam.artifacts import Strings
-from redteam.errors import ArtifactError, RecordError
-from redteam.hashing import canonical_json
-from redteam.record import Record
+from redteam.core.errors import ArtifactError, RecordError
+from redteam.core.hashing import canonical_json
+from redteam.core.record import Record
+from redteam.core.stats import Estimate, across_cells, rate
+from redteam.core.store import read_run
 from redteam.report.curve import _Key, _labels, of_metric
-from redteam.stats import Estimate, across_cells, rate
-from redteam.store import read_run
 
 _MOST_POINTS = 80
 POOLED = ("success", "success_found", "initial_success", "search_lift", "success_auc_queries")

@@ -17,11 +17,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from redteam import report as shared
 from redteam.artifacts import Strings
-from redteam.errors import ArtifactError, RecordError
+from redteam.core.errors import ArtifactError, RecordError
+from redteam.core.record import Metric, Record
+from redteam.core.store import read_run
 from redteam.metrics.strings import CLASSES, class_of, judged
-from redteam.record import Metric, Record
 from redteam.report import curve, string_plots, string_series, string_words, words
-from redteam.store import read_run
 
 _FIRST_SHOWN = 20
 _ARMS = {

@@ -18,9 +18,9 @@ import pandas as pd
 from scipy import stats as sps
 
 from redteam.chat import ChatModel, Message
+from redteam.core.stats import CONFIDENCE, Estimate, rate, two_way_clustered
 from redteam.dialogue import AgentDataset, Profile
 from redteam.language import ANSWERED, Sampling
-from redteam.stats import CONFIDENCE, Estimate, rate, two_way_clustered
 
 # Sensitivity and specificity that add up to no more: the judge is a coin, or hardly better.
 HOPELESS = 1.05

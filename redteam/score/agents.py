@@ -15,7 +15,10 @@ import pandas as pd
 
 from redteam.artifacts import Scripts
 from redteam.chat import ChatModel
-from redteam.context import Context
+from redteam.core.context import Context
+from redteam.core.errors import ArtifactError, BudgetExceededError
+from redteam.core.scored import Scored
+from redteam.core.stats import Estimate
 from redteam.dialogue import (
     Agent,
     AgentDataset,
@@ -26,7 +29,6 @@ from redteam.dialogue import (
     TrustedContext,
     minimising,
 )
-from redteam.errors import ArtifactError, BudgetExceededError
 from redteam.language import ANSWERED
 from redteam.metrics.agents import (
     FACT_COLUMNS,
@@ -38,9 +40,7 @@ from redteam.metrics.agents import (
     paired_metrics,
     verdicts,
 )
-from redteam.score import Scored
 from redteam.score.agent_judge import HOPELESS, judge_metrics, judged_by
-from redteam.stats import Estimate
 
 __all__ = ["ScoreSettings", "enforce", "measure", "paired", "rescore", "tables_of"]
 

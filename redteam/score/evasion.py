@@ -13,9 +13,11 @@ import pandas as pd
 import torch
 
 from redteam.artifacts.evasion import Perturbed
-from redteam.context import Context
+from redteam.core.context import Context
+from redteam.core.errors import ArtifactError, BudgetExceededError, DataError
+from redteam.core.scored import Scored
+from redteam.core.stats import wilson
 from redteam.domain import DomainDataset
-from redteam.errors import ArtifactError, BudgetExceededError, DataError
 from redteam.evasion import Attackable, Fitted, to_tensor
 from redteam.metrics.evasion import (
     HISTORY_COLUMNS,
@@ -34,10 +36,9 @@ from redteam.metrics.evasion import (
     validation_metrics,
 )
 from redteam.perturb import Norm, uniform
-from redteam.score import Scored, probes
+from redteam.score import probes
 from redteam.score.evasion_budget import allowed, enforce_ball, enforce_fit, enforce_threat
 from redteam.score.evasion_states import answered, pseudo_of, states_of
-from redteam.stats import wilson
 
 __all__ = ["enforce_threat", "measure", "rescore"]
 

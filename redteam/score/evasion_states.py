@@ -10,10 +10,10 @@ import pandas as pd
 import torch
 from torch import nn
 
-from redteam.context import Context
-from redteam.errors import ArtifactError
+from redteam.core.context import Context
+from redteam.core.errors import ArtifactError
+from redteam.core.hashing import digest_arrays
 from redteam.evasion import Attackable, Fitted, answers
-from redteam.hashing import digest_arrays
 from redteam.metrics.evasion import HISTORY_COLUMNS, PSEUDO_COLUMNS, SELECTION_COLUMNS
 from redteam.perturb import Ball, uniform
 from redteam.score import probes

@@ -15,8 +15,11 @@ import pandas as pd
 
 from redteam import triggers
 from redteam.artifacts import Clients
-from redteam.context import Context
-from redteam.errors import ArtifactError, BudgetExceededError
+from redteam.core.context import Context
+from redteam.core.errors import ArtifactError, BudgetExceededError
+from redteam.core.scored import Scored
+from redteam.core.stats import Estimate
+from redteam.core.types import ImageDataset, ImageSet
 from redteam.federated.conduct import Conduct
 from redteam.federation import FederatedRun, Federation, Snapshot
 from redteam.metrics.federation import (
@@ -29,10 +32,7 @@ from redteam.metrics.federation import (
     federation_metrics,
 )
 from redteam.metrics.poisoning import OUTCOME_COLUMNS
-from redteam.score import Scored
 from redteam.score.poisoning import enforce_trigger
-from redteam.stats import Estimate
-from redteam.types import ImageDataset, ImageSet
 
 TABLES = ("outcomes", "rounds", "clients", "notes")
 # Thresholds of the flags, as documented in docs/flags.md.

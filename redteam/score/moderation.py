@@ -13,9 +13,11 @@ from typing import Any
 import pandas as pd
 
 from redteam.artifacts import Suffixes
-from redteam.config import check_ranges, knob
-from redteam.context import Context
-from redteam.errors import ArtifactError, BudgetExceededError
+from redteam.core.config import check_ranges, knob
+from redteam.core.context import Context
+from redteam.core.errors import ArtifactError, BudgetExceededError
+from redteam.core.scored import Scored
+from redteam.core.stats import Estimate
 from redteam.language import ANSWERED, TextClassifier, TextDataset, Verdict
 from redteam.metrics.moderation import (
     ARMS,
@@ -26,8 +28,6 @@ from redteam.metrics.moderation import (
     moderation_metrics,
     unanswered,
 )
-from redteam.score import Scored
-from redteam.stats import Estimate
 
 # Thresholds of the flags, as documented in docs/flags.md.
 _HIGH_BASE = 0.2

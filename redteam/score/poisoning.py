@@ -14,14 +14,14 @@ import pandas as pd
 
 from redteam import triggers
 from redteam.artifacts import Poison
-from redteam.context import Context
-from redteam.errors import ArtifactError, BudgetExceededError
+from redteam.core.context import Context
+from redteam.core.errors import ArtifactError, BudgetExceededError
+from redteam.core.scored import Scored
+from redteam.core.stats import Estimate
+from redteam.core.types import Classifier, ImageDataset, ImageSet, Trainable, TrainingSet
 from redteam.filtering import FilteredClassifier
 from redteam.metrics.filtering import filter_groups, filter_metrics, retrain_cost
 from redteam.metrics.poisoning import OUTCOME_COLUMNS, poisoning_metrics
-from redteam.score import Scored
-from redteam.stats import Estimate
-from redteam.types import Classifier, ImageDataset, ImageSet, Trainable, TrainingSet
 
 # Thresholds of the flags, as documented in docs/flags.md.
 _COLLAPSED = 0.5

@@ -15,8 +15,8 @@ import torch
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from redteam.core.stats import wilson
 from redteam.perturb import Ball, Draw, Norm, ce, margin, pgd
-from redteam.stats import wilson
 
 PROBE_COLUMNS = ("victim", "name", "value", "n")
 # Images that a probe asks about at most, and those that it takes gradients of.

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from redteam.artifacts import Strings
-from redteam.errors import ArtifactError, BudgetExceededError, CapabilityError
+from redteam.core.errors import ArtifactError, BudgetExceededError, CapabilityError
 from redteam.language import TextDataset
 
 _ROUNDING = 1e-9  # sums of dollars

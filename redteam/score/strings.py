@@ -15,9 +15,11 @@ import numpy as np
 import pandas as pd
 
 from redteam.artifacts import Strings
-from redteam.config import check_ranges, knob
-from redteam.context import Context
-from redteam.errors import ArtifactError, CapabilityError
+from redteam.core.config import check_ranges, knob
+from redteam.core.context import Context
+from redteam.core.errors import ArtifactError, CapabilityError
+from redteam.core.scored import Scored
+from redteam.core.stats import Estimate, paired_difference
 from redteam.language import Completion, LanguageModel, Sampling, TextDataset
 from redteam.metrics.strings import (
     BENIGN_COLUMNS,
@@ -31,9 +33,7 @@ from redteam.metrics.strings import (
     judged_benign,
     string_metrics,
 )
-from redteam.score import Scored
 from redteam.score.string_budget import enforce, plain
-from redteam.stats import Estimate, paired_difference
 
 __all__ = ["ScoreSettings", "enforce", "measure", "paired", "rescore"]
 

@@ -13,9 +13,9 @@ from torch import nn
 
 from redteam import models
 from redteam.adapt.external import Normalised, check, digest, is_external, load_external, parse, parts
-from redteam.errors import ConfigError, UnknownNameError
-from redteam.hashing import digest_file
-from redteam.seeding import SeedPath
+from redteam.core.errors import ConfigError, UnknownNameError
+from redteam.core.hashing import digest_file
+from redteam.core.seeding import SeedPath
 
 K, SIDE = 5, 16
 SOURCE = """

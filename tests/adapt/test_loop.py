@@ -15,13 +15,13 @@ from redteam.adapt.config import SELECTORS, DomainConfig
 from redteam.adapt.loop import _Deck
 from redteam.adapt.select import Keeper
 from redteam.adapt.target import DomainTarget, configure, resized
-from redteam.context import Context
-from redteam.device import Device
+from redteam.core.context import Context
+from redteam.core.device import Device
+from redteam.core.errors import ConfigError, TrainingError, UnknownNameError
+from redteam.core.seeding import SeedPath
+from redteam.core.types import ImageSet
 from redteam.domain import split
-from redteam.errors import ConfigError, TrainingError, UnknownNameError
 from redteam.perturb import ce
-from redteam.seeding import SeedPath
-from redteam.types import ImageSet
 from tests.adapt.toys import bands, pair, single
 
 TINY = DomainConfig(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from redteam.core.types import ImageSet
 from redteam.domain import DomainDataset
-from redteam.types import ImageSet
 
 
 def bands(n: int, seed: int, *, invert: bool = False, classes: int = 3, size: int = 8) -> ImageSet:

@@ -11,17 +11,17 @@ from hypothesis import strategies as st
 
 from defenses.airgap import DENIED, AirGap, AirGapConfig, User, minimiser_of, run
 from defenses.privacy_prompt import Directed
-from redteam import registry
 from redteam.agents.conversational import DATA, UNLISTED, ConversationalAgent
 from redteam.agents.minimisers import HEAD, ModelMinimiser, RandomMinimiser, RuleMinimiser
 from redteam.agents.target import AgentConfig, AgentTarget
 from redteam.chat import Said
-from redteam.context import Context
-from redteam.device import Device
+from redteam.core import registry
+from redteam.core.context import Context
+from redteam.core.device import Device
+from redteam.core.errors import ConfigError
+from redteam.core.seeding import SeedPath
 from redteam.dialogue import Agent, Dialogue, Minimising, RuleTable, Turn, minimising
-from redteam.errors import ConfigError
 from redteam.language import Sampling
-from redteam.seeding import SeedPath
 from tests.agents.helpers import RULES, Recorder, dialogue, world
 
 CTX = Context(Device("cpu"), SeedPath(0))

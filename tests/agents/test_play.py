@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from redteam.agents.play import COLUMNS, play
 from redteam.agents.questions import plan_questions
 from redteam.agents.target import AgentConfig, AgentTarget, configure
-from redteam.context import Context
-from redteam.device import Device
+from redteam.core.context import Context
+from redteam.core.device import Device
+from redteam.core.errors import ConfigError, DataError, UnknownNameError
+from redteam.core.seeding import SeedPath
 from redteam.dialogue import AgentReply, Question, Script, Session
-from redteam.errors import ConfigError, DataError, UnknownNameError
-from redteam.seeding import SeedPath
 from tests.agents.helpers import RULES, world
 
 CTX = Context(Device("cpu"), SeedPath(0))

@@ -14,12 +14,12 @@ from torch import nn
 
 from attacks._shared.evasion import resolve
 from redteam.adapt.config import DomainConfig
-from redteam.context import Context
-from redteam.device import Device
+from redteam.core.context import Context
+from redteam.core.device import Device
+from redteam.core.seeding import SeedPath
+from redteam.core.types import ImageSet, TargetKind
 from redteam.domain import DomainSplit
 from redteam.evasion import Fitted, to_tensor
-from redteam.seeding import SeedPath
-from redteam.types import ImageSet, TargetKind
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from attacks._shared.evasion import Radius, perturb, resolve
 from attacks._shared.meter import Meter, frozen
 from attacks._shared.projected import Pgd
 from redteam.artifacts import load
-from redteam.context import Limits
-from redteam.errors import ConfigError, LimitReachedError, RedteamError
+from redteam.core.context import Limits
+from redteam.core.errors import ConfigError, LimitReachedError, RedteamError
 from redteam.perturb import Ball, lengths
 from tests.attacks.evasion_toys import (
     FakeTarget,

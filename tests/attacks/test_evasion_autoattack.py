@@ -10,8 +10,8 @@ import torch
 
 from attacks import autoattack
 from attacks.autoattack import SMALL, STANDARD, AutoAttack, due, named
-from redteam.config import build
-from redteam.errors import ConfigError
+from redteam.core.config import build
+from redteam.core.errors import ConfigError
 from tests.attacks.evasion_toys import at, context, digits, robust, run
 
 pytest.importorskip("pyautoattack")

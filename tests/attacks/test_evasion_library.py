@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attacks import fab, pgd, square
-from redteam.errors import ConfigError
+from redteam.core.errors import ConfigError
 from redteam.perturb import lengths
 from tests.attacks.evasion_toys import (
     FakeTarget,

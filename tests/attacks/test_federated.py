@@ -22,14 +22,14 @@ from attacks._shared import malicious
 from attacks._shared.malicious import MaliciousClients, choose
 from attacks.flip import federated as federated_flip
 from redteam.artifacts import load
-from redteam.config import build, to_json
-from redteam.context import Context
-from redteam.device import Device
-from redteam.errors import ConfigError, RedteamError, UnknownNameError
+from redteam.core.config import build, to_json
+from redteam.core.context import Context
+from redteam.core.device import Device
+from redteam.core.errors import ConfigError, RedteamError, UnknownNameError
+from redteam.core.seeding import SeedPath
 from redteam.federated.config import FederationConfig
 from redteam.federated.target import make
 from redteam.score.federation import enforce_fit, enforce_threat
-from redteam.seeding import SeedPath
 from tests.conftest import stripes_dataset
 
 MODULES = {

@@ -10,7 +10,7 @@ from torch.func import functional_call
 from attacks.flip.craft import without_running_stats
 from attacks.flip.gradient import Sgd, logit_gradient, matching_gradient, regularizer_gradient
 from redteam import models
-from redteam.seeding import SeedPath
+from redteam.core.seeding import SeedPath
 
 B, K = 12, 4
 

@@ -17,7 +17,7 @@ from attacks._shared.losses import (
     log_p,
     open_provider,
 )
-from redteam.errors import CapabilityError
+from redteam.core.errors import CapabilityError
 from redteam.language import Capabilities
 from redteam.llm.target import Goal
 from tests.llm.toy import TopKAPI, ToyModel

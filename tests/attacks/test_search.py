@@ -15,10 +15,10 @@ from attacks._shared.losses import open_provider
 from attacks._shared.search import Rules, Search
 from attacks._shared.search_state import State
 from attacks._shared.string_search import Setting, StringSearch, best_of, run_search, search_one
-from redteam.errors import ConfigError, DriftError, LimitReachedError
+from redteam.core.errors import ConfigError, DriftError, LimitReachedError
+from redteam.core.seeding import SeedPath
 from redteam.language import Scores
 from redteam.llm.target import Goal
-from redteam.seeding import SeedPath
 from tests.llm.toy import TopKAPI, ToyModel
 
 GOALS = [Goal(w, w, tuple(map(ord, w))) for w in ("frog", "lamp", "tree", "wind", "salt", "moon")]
@@ -109,8 +109,8 @@ def test_a_search_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path_factor
 
 @pytest.fixture(scope="module")
 def ctx_factory():
-    from redteam.context import Context
-    from redteam.device import Device
+    from redteam.core.context import Context
+    from redteam.core.device import Device
 
     return lambda: Context(Device("cpu"), SeedPath(0))
 

@@ -6,12 +6,12 @@ import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
-from redteam.device import Device, set_threads
-from redteam.kinds import DataSource
-from redteam.plan import Request, plan
-from redteam.progress import NoProgress
-from redteam.record import environment
-from redteam.run import Settings, run_jobs
+from redteam.core.device import Device, set_threads
+from redteam.core.plan import Request, plan
+from redteam.core.progress import NoProgress
+from redteam.core.record import environment
+from redteam.core.run import Settings, run_jobs
+from redteam.core.threat import DataSource
 from tests.bench import cases, federated, pgd, spectre, test_dart_step
 from tests.bench.timing import Ratio, side_by_side
 

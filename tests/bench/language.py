@@ -15,13 +15,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from redteam.context import Context
-from redteam.device import Device, set_threads
+from redteam.core.context import Context
+from redteam.core.device import Device, set_threads
+from redteam.core.record import environment
+from redteam.core.seeding import SeedPath
 from redteam.llm.local import LocalModel, open_local
 from redteam.llm.options import ModelOptions
 from redteam.llm.prefix import EMPTY, Prefix, Prefixes
-from redteam.record import environment
-from redteam.seeding import SeedPath
 
 # Runs once and returns how many candidates it scored.
 Way = Callable[[], int]

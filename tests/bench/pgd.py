@@ -18,9 +18,9 @@ from torch import nn
 from attacks._shared.meter import Meter, frozen
 from attacks._shared.projected import Pgd, attempt
 from redteam import models
-from redteam.device import set_threads
+from redteam.core.device import set_threads
+from redteam.core.seeding import SeedPath
 from redteam.perturb import Ball
-from redteam.seeding import SeedPath
 from tests.bench.timing import Ratio, side_by_side
 
 EPS, STEPS = 0.1, 20

@@ -29,9 +29,9 @@ from redteam import models
 from redteam.adapt.algorithm import Step
 from redteam.adapt.divergence import critic_loss
 from redteam.adapt.networks import Classifier, Networks, critic
-from redteam.device import set_threads
+from redteam.core.device import set_threads
+from redteam.core.seeding import SeedPath
 from redteam.perturb import Ball, ce
-from redteam.seeding import SeedPath
 from tests.bench.timing import side_by_side
 
 Way = Callable[[], object]

@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 
 from redteam.artifacts import Strings
-from redteam.context import Context
-from redteam.device import Device
-from redteam.errors import CapabilityError
-from redteam.hashing import digest_json
+from redteam.core.context import Context
+from redteam.core.device import Device
+from redteam.core.errors import CapabilityError
+from redteam.core.hashing import digest_json
+from redteam.core.record import Cell, Cost, DefensePlugin, Metric, Plugin, Record, TaskInfo
+from redteam.core.seeding import SeedPath
+from redteam.core.store import Store
 from redteam.language import Capabilities, Completion, NextToken, Sampling, Scores, TextDataset
-from redteam.record import Cell, Cost, DefensePlugin, Metric, Plugin, Record, TaskInfo
 from redteam.score.strings import ScoreSettings, measure
-from redteam.seeding import SeedPath
-from redteam.store import Store
 from tests.leaderboards.helpers import ENVIRONMENT
 
 TEXTS = (

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from redteam.core.stats import two_way_clustered, wilson
 from redteam.metrics.agents import (
     MINIMISED_COLUMNS,
     VERDICT_COLUMNS,
@@ -22,7 +23,6 @@ from redteam.metrics.agents import (
     verdicts,
     with_norms,
 )
-from redteam.stats import two_way_clustered, wilson
 from tests.core.agent_helpers import dataset, evidence, questions, reply, value
 
 DATA = dataset()

@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from redteam.context import Context
-from redteam.device import Device
+from redteam.core.context import Context
+from redteam.core.device import Device
+from redteam.core.errors import ArtifactError, BudgetExceededError
+from redteam.core.seeding import SeedPath
 from redteam.dialogue import Script, Session, TrustedContext
-from redteam.errors import ArtifactError, BudgetExceededError
 from redteam.score.agents import LONGEST_MESSAGE, ScoreSettings, enforce, measure, paired, rescore
-from redteam.seeding import SeedPath
 from tests.core.agent_helpers import (
     MinimisingAgent,
     dataset,

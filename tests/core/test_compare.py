@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from scipy import stats as sps
 
 from redteam.cli.compare import compare as command
-from redteam.compare import AVERAGED, Question, compare, listing, outcomes_in
-from redteam.compare.difference import over_cells
-from redteam.errors import ArtifactError, ConfigError, InputError, UnknownNameError
+from redteam.core.compare import AVERAGED, Question, compare, listing, outcomes_in
+from redteam.core.compare.difference import over_cells
+from redteam.core.errors import ArtifactError, ConfigError, InputError, UnknownNameError
+from redteam.core.record import Cell, Cost, DefensePlugin, Environment, Metric, Plugin, Record, TaskInfo
+from redteam.core.stats import Estimate, across_cells, over_strata, paired_difference, rate
+from redteam.core.store import Store
 from redteam.metrics.evasion import robust
-from redteam.record import Cell, Cost, DefensePlugin, Environment, Metric, Plugin, Record, TaskInfo
-from redteam.stats import Estimate, across_cells, over_strata, paired_difference, rate
-from redteam.store import Store
 
 N = 80
 EPS = 0.1
@@ -404,7 +404,7 @@ def test_evidence_that_is_missing_is_no_worst_case(store):
 
 @given(st.integers(1, 3), st.integers(1, 4), st.integers(0, 10**6))
 def test_a_worst_case_is_at_most_every_attack(victims, attacks, seed):
-    from redteam.compare.worst import worst_cases
+    from redteam.core.compare.worst import worst_cases
 
     rng = np.random.default_rng(seed)
     made = {f"a{i}": rng.random((victims, N)) < 0.7 for i in range(attacks)}

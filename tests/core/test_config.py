@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from redteam.config import build, check_ranges, knob, parse_pairs, read_toml, to_json
-from redteam.errors import ConfigError
+from redteam.core.config import build, check_ranges, knob, parse_pairs, read_toml, to_json
+from redteam.core.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

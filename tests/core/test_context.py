@@ -9,10 +9,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from redteam.context import Context, Limits
-from redteam.device import resolve, set_threads
-from redteam.errors import ConfigError, LimitReachedError
-from redteam.seeding import SeedPath
+from redteam.core.context import Context, Limits
+from redteam.core.device import resolve, set_threads
+from redteam.core.errors import ConfigError, LimitReachedError
+from redteam.core.seeding import SeedPath
 
 
 def test_a_stage_runs_once_for_a_key(ctx, tmp_path):

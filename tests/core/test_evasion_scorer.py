@@ -14,15 +14,15 @@ from torch import nn
 
 from redteam.artifacts import load
 from redteam.artifacts.evasion import SURVIVED, WRONG, Perturbed
+from redteam.core.errors import ArtifactError, BudgetExceededError, DataError
+from redteam.core.stats import across_cells, paired_difference, rate, wilson
+from redteam.core.types import ImageSet
 from redteam.domain import DomainDataset, DomainSplit
-from redteam.errors import ArtifactError, BudgetExceededError, DataError
 from redteam.evasion import Fitted, to_tensor
 from redteam.metrics import evasion as metrics
 from redteam.perturb import Ball
 from redteam.score.evasion import enforce_threat, measure, rescore
 from redteam.score.evasion_budget import enforce_ball
-from redteam.stats import across_cells, paired_difference, rate, wilson
-from redteam.types import ImageSet
 
 N, CLASSES, SIDE = 100, 5, 5
 ACCESS = ("network", "test images")
@@ -262,12 +262,12 @@ def test_chance_is_of_each_victim_and_not_of_their_pooled_interval(ctx):
 
 
 def test_the_dry_run_counts_the_predictor_once_for_trainings_that_share_it():
-    from redteam.context import Context
-    from redteam.device import Device
-    from redteam.kinds import DataSource
+    from redteam.core.context import Context
+    from redteam.core.device import Device
+    from redteam.core.plan import Request, plan, rebuild
+    from redteam.core.seeding import SeedPath
+    from redteam.core.threat import DataSource
     from redteam.kinds.classifier import _updates
-    from redteam.plan import Request, plan, rebuild
-    from redteam.seeding import SeedPath
 
     device, source = Device("cpu"), DataSource()
 

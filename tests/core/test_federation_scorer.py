@@ -10,12 +10,12 @@ import pytest
 
 from redteam import triggers
 from redteam.artifacts import Clients, load
-from redteam.errors import ArtifactError, BudgetExceededError
+from redteam.core.errors import ArtifactError, BudgetExceededError
+from redteam.core.stats import wilson
+from redteam.core.types import DatasetFacts, ImageDataset, ImageSet
 from redteam.federation import FederatedRun, Federation, Snapshot
 from redteam.metrics.federation import CLIENT_COLUMNS, ROUND_COLUMNS, of_clients, over_rounds
 from redteam.score.federation import enforce_threat, measure, rescore
-from redteam.stats import wilson
-from redteam.types import DatasetFacts, ImageDataset, ImageSet
 
 N, CLASSES, GOAL = 120, 3, 0  # 40 test images of each class
 ALL = ("training labels", "training images", "local epochs", "model updates", "reports")

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats as sps
 from sklearn.metrics import precision_score, recall_score, roc_auc_score
 
+from redteam.core.stats import wilson
 from redteam.metrics.filtering import (
     auroc,
     filter_groups,
@@ -18,7 +19,6 @@ from redteam.metrics.filtering import (
     removed_by_weight,
     retrain_cost,
 )
-from redteam.stats import wilson
 
 
 def table(poisoned, removed, score=None, **columns):

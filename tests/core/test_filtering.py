@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch import nn
 
-from redteam.device import Device
-from redteam.errors import ArtifactError, ConfigError
+from redteam.core.device import Device
+from redteam.core.errors import ArtifactError, ConfigError
+from redteam.core.seeding import SeedPath
+from redteam.core.types import TrainingSet
 from redteam.features import features
 from redteam.filtering import Overridden, Verdicts
-from redteam.seeding import SeedPath
 from redteam.train import Converged, Stop, fit
 from redteam.trainable import ImageTrainable
-from redteam.types import TrainingSet
 from tests.conftest import small_config, stripes_dataset
 
 

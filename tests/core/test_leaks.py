@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from redteam.core.errors import DataError
 from redteam.data.agents import load_agents
 from redteam.data.profile_values import computed
-from redteam.errors import DataError
 from redteam.leaks import ENCODINGS, Hit, Needle, find
 from redteam.leaks.numbers import numerals, spelled
 from redteam.leaks.views import Text, compact, words

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from scipy import stats as sps
 
 from redteam.artifacts import Suffixes, load
-from redteam.errors import ArtifactError, BudgetExceededError
+from redteam.core.errors import ArtifactError, BudgetExceededError
+from redteam.core.stats import wilson
 from redteam.language import TextDataset, Verdict
 from redteam.metrics.moderation import (
     ARMS,
@@ -23,7 +24,6 @@ from redteam.metrics.moderation import (
     unanswered,
 )
 from redteam.score.moderation import ScoreSettings, enforce, measure, rescore
-from redteam.stats import wilson
 
 Row = tuple[bool, str]  # flagged, finish
 

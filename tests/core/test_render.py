@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from redteam import record as R
 from redteam.cli.render import print_records
-from redteam.stats import Estimate
+from redteam.core import record as R
+from redteam.core.stats import Estimate
 
 METRICS = ("cta", "pta", "trigger_lift", "asr", "ra", "base_pta", "cta_drop")
 

@@ -12,13 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from redteam import record as R
 from redteam import triggers
 from redteam.artifacts import Poison
-from redteam.errors import ArtifactError, BudgetExceededError, RecordError
+from redteam.core import record as R
+from redteam.core.errors import ArtifactError, BudgetExceededError, RecordError
+from redteam.core.stats import Estimate
 from redteam.metrics.poisoning import OUTCOME_COLUMNS, poisoning_metrics
 from redteam.score.poisoning import changes, enforce_threat, measure, poisoned_training_set, rescore
-from redteam.stats import Estimate
 
 # label, clean, triggered, base_clean, base_triggered; source 2, target 0
 ROWS = [

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats as sps
 
-from redteam.record import Metric
-from redteam.stats import (
+from redteam.core.record import Metric
+from redteam.core.stats import (
     Estimate,
     _wilson_at,
     across_cells,

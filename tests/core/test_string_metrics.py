@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats as sps
 
+from redteam.core.stats import newcombe_paired, wilson
 from redteam.metrics.strings import (
     CLASSES,
     OUTCOME_COLUMNS,
@@ -27,7 +28,6 @@ from redteam.metrics.strings import (
     says,
     string_metrics,
 )
-from redteam.stats import newcombe_paired, wilson
 
 YES, NO = "target text", "nothing"
 # id, length, three fresh (text, finish), initial text, empty-prompt text, found, search finish, queries_at, loss

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from redteam.artifacts import load
-from redteam.context import Limits
-from redteam.errors import ArtifactError, BudgetExceededError, ConfigError, LimitReachedError
+from redteam.core.context import Limits
+from redteam.core.errors import ArtifactError, BudgetExceededError, ConfigError, LimitReachedError
 from redteam.language import LanguageModel
 from redteam.metrics.strings import OUTCOME_COLUMNS
 from redteam.score.strings import ScoreSettings, enforce, measure, rescore

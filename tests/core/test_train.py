@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from redteam import models
 from redteam.augment import Augmentation
-from redteam.errors import ConfigError, UnknownNameError
-from redteam.seeding import SeedPath
+from redteam.core.errors import ConfigError, UnknownNameError
+from redteam.core.seeding import SeedPath
+from redteam.core.types import TrainingSet
 from redteam.train import Recipe, fit, normalise
 from redteam.trainable import ClassifierConfig
-from redteam.types import TrainingSet
 from tests.conftest import small_config
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from redteam import triggers
-from redteam.errors import ConfigError
+from redteam.core.errors import ConfigError
 
 GREY = np.full((6, 32, 32, 3), 128, np.uint8)
 ROWS = np.arange(6)

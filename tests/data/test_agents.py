@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from redteam import leaks
+from redteam.core.errors import ConfigError, DataError, UnknownNameError
 from redteam.data import taken
 from redteam.data.agents import load_agents, read_jsonl, write_jsonl
 from redteam.data.catalog import AGENTS
@@ -24,7 +25,6 @@ from redteam.data.profile_values import REFERENCE_DATE, age_at, computed, lexico
 from redteam.data.profiles import make_profiles
 from redteam.data.taken import light
 from redteam.dialogue import AgentDataset
-from redteam.errors import ConfigError, DataError, UnknownNameError
 from redteam.leaks.views import compact
 
 DIGEST = "db71fd63fd2f4137e08b0a47e0fce736988edc44fb0cb5d4ed335203b054b900"

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 import redteam.data
+from redteam.core.errors import DataError, UnknownNameError
 from redteam.data.access import Access, Origin, cache_dir
 from redteam.data.catalog import AGENTS, TEXTS
-from redteam.errors import DataError, UnknownNameError
 
 DOWNLOADS = {
     "cifar10": ("University of Toronto", "171 MB"),

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from redteam.core.errors import DataError
 from redteam.data.decode import decode
-from redteam.errors import DataError
 
 from .make import encode, pixels
 

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from redteam.core.errors import DataError
+from redteam.core.types import ImageSet
 from redteam.data.facts import channel_stats, class_pair, computed_facts, customary_facts
-from redteam.errors import DataError
-from redteam.types import ImageSet
 
 from .make import pixels
 

@@ -13,15 +13,15 @@ from hypothesis import strategies as st
 from scipy.io import savemat
 
 from redteam import data
+from redteam.core.errors import DataError, UnknownNameError
+from redteam.core.hashing import digest_arrays
+from redteam.core.seeding import SeedPath
+from redteam.core.types import ImageSet
 from redteam.data import catalog
 from redteam.data.access import Access
 from redteam.data.domains import digits, load_pair, names, starred
 from redteam.data.domains.textures import crop, textures
 from redteam.domain import DomainDataset, split
-from redteam.errors import DataError, UnknownNameError
-from redteam.hashing import digest_arrays
-from redteam.seeding import SeedPath
-from redteam.types import ImageSet
 from tests.data.make import encode, pixels, write_idx_set, write_parquet_set
 
 

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from redteam.core.errors import ConfigError, DataError
 from redteam.data.access import Access
 from redteam.data.domains import folders, load_pair
 from redteam.data.domains.folders import load_folder_pair
-from redteam.errors import ConfigError, DataError
 from tests.data.make import pixels, write_folder
 
 OFFICE = ("Art", "Clipart", "Product", "Real World")

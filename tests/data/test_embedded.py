@@ -13,12 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from redteam.core.errors import DataError
+from redteam.core.hashing import digest_file
 from redteam.data import load
 from redteam.data.embedded import EMBEDDED_DIR, load_fashion14, pack, shrink, unpack
 from redteam.data.facts import channel_stats
 from redteam.data.idx import read_idx_split
-from redteam.errors import DataError
-from redteam.hashing import digest_file
 
 from .make import pixels, write_idx_set
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from redteam.core.errors import DataError
 from redteam.data import load
-from redteam.errors import DataError
 
 from .make import encode, pixels, write_folder
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from redteam.core.errors import DataError
 from redteam.data import load
-from redteam.errors import DataError
 
 from .make import encode, pixels
 

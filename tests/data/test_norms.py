@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from redteam.core.errors import ConfigError
 from redteam.data.norms import EMBEDDED_RULES, read_rules
 from redteam.data.profiles import embedded_fields, embedded_tasks, make_profiles
 from redteam.dialogue import LABELS, Field, RuleTable, Task
-from redteam.errors import ConfigError
 
 FIELDS = tuple(Field(name=n, words=n, kind="text") for n in ("phone", "salary", "diet"))
 TASKS = tuple(Task(id=i, name=i, description="d", recipient="r") for i in ("loan", "table"))

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from redteam.core.errors import DataError
 from redteam.data import load
-from redteam.errors import DataError
 
 from .make import encode, pixels, write_parquet, write_parquet_set
 

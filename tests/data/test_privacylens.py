@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from redteam.core.errors import ConfigError, DataError
 from redteam.data.agents import load_agents, read_jsonl, write_jsonl
 from redteam.dialogue import AgentDataset
-from redteam.errors import ConfigError, DataError
 
 FIVE = {
     "data_type": "a hidden debt", "data_subject": "a cousin", "data_sender": "a baker",

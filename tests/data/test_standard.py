@@ -17,10 +17,10 @@ import pytest
 import scipy.io
 import torchvision.datasets as tv
 
+from redteam.core.errors import DataError
 from redteam.data import load
 from redteam.data.idx import read_idx
 from redteam.data.torchvision_files import _coarse_labels
-from redteam.errors import DataError
 
 from .make import pixels, write_idx_set
 

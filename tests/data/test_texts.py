@@ -13,13 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import redteam.data
+from redteam.core.errors import DataError, UnknownNameError
+from redteam.core.seeding import SeedPath
 from redteam.data import tiny_corpus
 from redteam.data.catalog import TEXTS
 from redteam.data.texts import benign_prompts, calibration_prompts, load_texts
 from redteam.data.words import Draws, common_words, read_sections
-from redteam.errors import DataError, UnknownNameError
 from redteam.llm.gguf import resolve_gguf
-from redteam.seeding import SeedPath
 
 DIGESTS = {
     "harmless-strings": "1b27e1366c11a259142edbd71837d3af30ca9c54f1a00a46d6af24ae81135710",

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from redteam.errors import CapabilityError
+from redteam.core.errors import CapabilityError
 from redteam.language import Capabilities, Completion, Finish, NextToken, Sampling, Scores, Verdict
 from redteam.llm.options import ModelOptions
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from redteam.core.seeding import SeedPath
 from redteam.federation import MakeRule, Round, Setting
-from redteam.seeding import SeedPath
 
 
 class Silent:

@@ -17,7 +17,7 @@ from defenses.dart import SPEC as DART
 from redteam.adapt.config import DomainConfig
 from redteam.adapt.divergence import coral, mmd
 from redteam.adapt.target import SPEC
-from redteam.config import build, to_json
+from redteam.core.config import build, to_json
 from redteam.perturb import ce, kl, lengths
 from tests.defenses.updates import ELEVEN, EVERY, MODULES, algorithm, make_step, update
 

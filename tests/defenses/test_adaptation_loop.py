@@ -10,11 +10,11 @@ import torch
 
 from redteam.adapt.config import DomainConfig
 from redteam.adapt.target import DomainTarget
-from redteam.config import build
-from redteam.context import Context
-from redteam.device import Device
-from redteam.errors import ConfigError
-from redteam.seeding import SeedPath
+from redteam.core.config import build
+from redteam.core.context import Context
+from redteam.core.device import Device
+from redteam.core.errors import ConfigError
+from redteam.core.seeding import SeedPath
 from tests.adapt.toys import pair, single
 from tests.defenses.test_adaptation import name_of
 from tests.defenses.updates import EVERY, MODULES

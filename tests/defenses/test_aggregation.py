@@ -12,8 +12,8 @@ from sklearn.metrics import roc_auc_score
 
 from defenses import flame, foolsgold, multi_krum, noise, norm_clip, rfa, trimmed_mean
 from defenses._shared import aggregation as shared
-from redteam.config import to_json
-from redteam.errors import ConfigError
+from redteam.core.config import to_json
+from redteam.core.errors import ConfigError
 from redteam.federation import Rule, Rules, Setting, aggregated
 from tests.defenses.rounds import FakeFederation, noted, planted, removed, rotation, round_of
 

@@ -13,11 +13,11 @@ from defenses import activation_clustering, confident_learning, knn_agreement, r
 from defenses._shared.filtering import Filtering
 from defenses._shared.ranked import ranked
 from defenses._shared.told import Told, oracle, told
-from redteam import registry
-from redteam.device import Device
-from redteam.errors import ConfigError, RedteamError, ThreatMismatchError
+from redteam.core import registry
+from redteam.core.device import Device
+from redteam.core.errors import ConfigError, RedteamError, ThreatMismatchError
+from redteam.core.types import TrainingSet
 from redteam.trainable import ImageTrainable
-from redteam.types import TrainingSet
 from tests.conftest import small_config, stripes_dataset
 
 RNG = np.random.default_rng(0)

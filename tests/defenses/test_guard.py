@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 
 from defenses import moderation, paraphrase, perplexity_filter, retokenization, smoothing
 from defenses._shared.guard import REFUSAL, Blocked, FilterGuard, Guard, Judgement, Memo, gated, helper_model
-from redteam.context import Context
-from redteam.device import Device
-from redteam.errors import CapabilityError, ConfigError
-from redteam.hashing import canonical_json
+from redteam.core.context import Context
+from redteam.core.device import Device
+from redteam.core.errors import CapabilityError, ConfigError
+from redteam.core.hashing import canonical_json
+from redteam.core.seeding import SeedPath
+from redteam.core.types import Spec
 from redteam.language import LanguageModel, PromptFilter, Sampling
 from redteam.llm.options import ModelOptions
-from redteam.seeding import SeedPath
-from redteam.types import Spec
 from tests.defenses.fakes import KNOWN, FakeClassifier, FakeModel, replace_module
 
 MODULES = {m.SPEC.name: m for m in (moderation, paraphrase, perplexity_filter, retokenization, smoothing)}

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from defenses.perplexity_filter import SPEC, Config, judge, run, threshold_for, windowed_nll
-from redteam.errors import BackendError, ConfigError
+from redteam.core.errors import BackendError, ConfigError
 from redteam.language import Sampling
 from tests.defenses.fakes import CONTROL, FakeModel, cost, replace_module
 

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from defenses import paraphrase, retokenization
 from defenses.paraphrase import INSTRUCTION, SYNONYMS, plain, reword
 from defenses.retokenization import boundaries, split
-from redteam.context import Context
-from redteam.device import Device
+from redteam.core.context import Context
+from redteam.core.device import Device
+from redteam.core.seeding import SeedPath
 from redteam.language import Sampling
-from redteam.seeding import SeedPath
 from tests.defenses.fakes import CONTROL, FakeModel, replace_module
 
 CTX = Context(Device("cpu"), SeedPath(0))

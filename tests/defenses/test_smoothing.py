@@ -19,11 +19,11 @@ from defenses.smoothing import (
     run,
     vote,
 )
-from redteam.context import Context
-from redteam.device import Device
-from redteam.errors import CapabilityError, ConfigError
+from redteam.core.context import Context
+from redteam.core.device import Device
+from redteam.core.errors import CapabilityError, ConfigError
+from redteam.core.seeding import SeedPath
 from redteam.language import Completion, Sampling, Scores
-from redteam.seeding import SeedPath
 from tests.defenses.fakes import FakeModel
 
 RATES = st.floats(0, 1)

@@ -25,12 +25,12 @@ from defenses._shared.spectre import (
     que_weight,
     spectre,
 )
-from redteam.context import Context
-from redteam.device import Device
-from redteam.errors import ConfigError, DataError, InputError, RedteamError
+from redteam.core.context import Context
+from redteam.core.device import Device
+from redteam.core.errors import ConfigError, DataError, InputError, RedteamError
+from redteam.core.seeding import SeedPath
+from redteam.core.types import TrainingSet
 from redteam.federation import Round, Setting
-from redteam.seeding import SeedPath
-from redteam.types import TrainingSet
 from tests.conftest import stripes_dataset
 from tests.defenses.spikes import elementwise_scores, frobenius_scores, planted, recall, whitened
 

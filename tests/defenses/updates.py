@@ -12,11 +12,11 @@ from torch import nn
 from defenses import artuda, at_source, at_target, at_uda, dann, dart, srouda, trades_source, trades_target
 from redteam.adapt.algorithm import Algorithm, Step
 from redteam.adapt.networks import Classifier, Networks, critic
-from redteam.config import build
-from redteam.context import Context
-from redteam.device import Device
+from redteam.core.config import build
+from redteam.core.context import Context
+from redteam.core.device import Device
+from redteam.core.seeding import SeedPath
 from redteam.perturb import Ball, Draw, Norm
-from redteam.seeding import SeedPath
 
 SHAPE, CLASSES, FEATURES = (2, 3, 3), 3, 4
 MODULES = {

@@ -11,11 +11,11 @@ from jsonschema import Draft202012Validator
 
 from redteam.artifacts import load
 from redteam.cli import main
+from redteam.core.record import json_schema, parse
+from redteam.core.stats import wilson
+from redteam.core.store import read_run
 from redteam.data.agents import load_agents, write_jsonl
 from redteam.llm.gguf import resolve_gguf
-from redteam.record import json_schema, parse
-from redteam.stats import wilson
-from redteam.store import read_run
 
 HIJACK = ["attack", "context-hijack", "--workers", "1", "-q"]
 STRATEGIES = ("preserving", "agnostic", "multi-turn")

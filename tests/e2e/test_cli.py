@@ -14,7 +14,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from redteam.cli import main
-from redteam.record import json_schema
+from redteam.core.record import json_schema
 
 DIGITS = ["--dataset", "digits", "--model", "cnn", "--victim-epochs", "2", "--workers", "1"]
 
@@ -285,7 +285,7 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path, limit):
     """The system refuses to let any file grow past `limit` bytes: the run ends, whole files or none stay."""
     code = (
         "import resource, signal, sys\nsignal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "from redteam.cli import main\nimport redteam.run, redteam.plan\n"
+        "from redteam.cli import main\nimport redteam.core.run, redteam.core.plan\n"
         f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\nmain(sys.argv[1:])"
     )
     words = ["attack", "random-flips", *DIGITS, "--store", str(tmp_path / "s")]

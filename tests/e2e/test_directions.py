@@ -9,12 +9,12 @@ from scipy.stats import mannwhitneyu
 from attacks import flip
 from attacks.flip.craft import optimise_labels
 from redteam import data
-from redteam.device import Device
-from redteam.kinds import DataSource
-from redteam.plan import Request, plan
-from redteam.progress import NoProgress
-from redteam.run import Settings, run_jobs
-from redteam.stats import Estimate, across_cells
+from redteam.core.device import Device
+from redteam.core.plan import Request, plan
+from redteam.core.progress import NoProgress
+from redteam.core.run import Settings, run_jobs
+from redteam.core.stats import Estimate, across_cells
+from redteam.core.threat import DataSource
 from redteam.trainable import ImageTrainable, configure
 
 

@@ -10,10 +10,10 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from redteam.cli import main
-from redteam.errors import ConfigError
-from redteam.plan import read_plan
-from redteam.record import json_schema
-from redteam.stats import paired_difference
+from redteam.core.errors import ConfigError
+from redteam.core.plan import read_plan
+from redteam.core.record import json_schema
+from redteam.core.stats import paired_difference
 
 SIZE = {"eps": 0.15, "steps": 150, "check_every": 50, "val_rows": 60, "val_steps": 3, "examples": 150}
 QUICK = [
@@ -181,7 +181,7 @@ def test_a_grid_runs_over_data_sets_defences_and_target_knobs(tmp_path):
 
 def evaluated(capsys, store, *words):
     """The lines of `compare --table` after `evaluate` of a defence, and the names of attacks and controls."""
-    from redteam import registry
+    from redteam.core import registry
 
     run(
         capsys,

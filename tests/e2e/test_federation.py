@@ -13,15 +13,15 @@ from jsonschema import Draft202012Validator
 
 from defenses import shadow, spectre
 from redteam.cli import main
-from redteam.device import Device
+from redteam.core.device import Device
+from redteam.core.plan import Request, plan
+from redteam.core.progress import NoProgress
+from redteam.core.record import json_schema
+from redteam.core.run import Settings, run_jobs
+from redteam.core.stats import Estimate, across_cells
+from redteam.core.threat import DataSource
+from redteam.core.types import ImageSet
 from redteam.federated import FederatedTarget
-from redteam.kinds import DataSource
-from redteam.plan import Request, plan
-from redteam.progress import NoProgress
-from redteam.record import json_schema
-from redteam.run import Settings, run_jobs
-from redteam.stats import Estimate, across_cells
-from redteam.types import ImageSet
 from tests.federated.helpers import clients, federation
 
 SIZE = {"clients": 100, "per_round": 20, "images": 20, "rounds": 40, "snapshot_every": 10, "batch_size": 10}

@@ -11,17 +11,17 @@ import pandas as pd
 import pytest
 from jsonschema import Draft202012Validator
 
-from redteam import registry
 from redteam.cli import main
-from redteam.device import Device
-from redteam.kinds import DataSource
-from redteam.plan import Request, plan
-from redteam.progress import NoProgress
-from redteam.record import json_schema
-from redteam.run import Settings, run_jobs
-from redteam.stats import Estimate, across_cells
+from redteam.core import registry
+from redteam.core.device import Device
+from redteam.core.plan import Request, plan
+from redteam.core.progress import NoProgress
+from redteam.core.record import json_schema
+from redteam.core.run import Settings, run_jobs
+from redteam.core.stats import Estimate, across_cells
+from redteam.core.threat import DataSource
+from redteam.core.types import ImageSet, TrainingSet
 from redteam.trainable import ImageTrainable
-from redteam.types import ImageSet, TrainingSet
 from tests.conftest import small_config, stripes_dataset
 
 TRIMMED = [

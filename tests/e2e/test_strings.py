@@ -9,8 +9,8 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from redteam.artifacts import load
-from redteam.record import json_schema, parse
-from redteam.spend import Ledger
+from redteam.core.ledger import Ledger
+from redteam.core.record import json_schema, parse
 from tests.e2e.test_cli import run
 
 GCQ = [

@@ -8,7 +8,7 @@ import numpy as np
 
 from redteam import triggers
 from redteam.artifacts import Clients
-from redteam.device import Device
+from redteam.core.device import Device
 from redteam.federated import FederatedTarget, FederationConfig
 from tests.conftest import stripes_dataset
 

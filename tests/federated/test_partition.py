@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from redteam.errors import ConfigError
+from redteam.core.errors import ConfigError
+from redteam.core.seeding import SeedPath
 from redteam.federated.partition import deal, mixes, partition
-from redteam.seeding import SeedPath
 from tests.federated.helpers import federation
 
 

@@ -11,9 +11,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from redteam.context import Context
-from redteam.device import Device
-from redteam.errors import ArtifactError, ConfigError, LimitReachedError, RedteamError
+from redteam.core.context import Context
+from redteam.core.device import Device
+from redteam.core.errors import ArtifactError, ConfigError, LimitReachedError, RedteamError
+from redteam.core.seeding import SeedPath
 from redteam.federated import make
 from redteam.federated.conduct import Conduct
 from redteam.federated.holdings import Holdings
@@ -22,7 +23,6 @@ from redteam.federated.local import Recipe
 from redteam.federated.rounds import sample
 from redteam.federation import Federation, Round, aggregated
 from redteam.filtering import Overridden
-from redteam.seeding import SeedPath
 from tests.conftest import stripes_dataset
 from tests.federated.helpers import clients, federation
 
@@ -396,7 +396,7 @@ def test_what_decides_a_run_is_in_its_fingerprint(tmp_path):
 
 
 def test_a_run_stops_when_its_time_is_up():
-    from redteam.context import Limits
+    from redteam.core.context import Limits
 
     ctx = Context(Device("cpu"), SeedPath(0), limits=Limits(wall_s=0.0))
     with pytest.raises(LimitReachedError):

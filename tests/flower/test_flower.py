@@ -18,7 +18,7 @@ from flwr.serverapp import ServerApp
 from flwr.serverapp.strategy import FedAvg
 from flwr.simulation import run_simulation
 
-from redteam.errors import CapabilityError, ConfigError, ThreatMismatchError, UnknownNameError
+from redteam.core.errors import CapabilityError, ConfigError, ThreatMismatchError, UnknownNameError
 from redteam.federation import Rules, Setting, aggregated
 from redteam.flower import make_rules, strategy
 from redteam.flower.arrays import Layout

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from redteam.hashing import digest_json
-from redteam.record import (
+from redteam.core.hashing import digest_json
+from redteam.core.record import (
     Cell,
     Cost,
     DefensePlugin,
@@ -18,7 +18,7 @@ from redteam.record import (
     PublishedNumber,
     Record,
     TaskInfo,
-)  # fmt: skip
+)
 
 BACKDOOR = {"trigger": "1xs", "trigger_strength": 6.0, "trigger_cycles": 8.0, "source": 9, "target_class": 4}
 RECIPE = {"epochs": 3, "lr": 0.1, "victims": 2, "batch_size": 64}

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from leaderboards import frontier, table
 from leaderboards.rules import PATH, load_rules
-from redteam.errors import ConfigError
-from redteam.hashing import digest_json
-from redteam.record import Cell, DefensePlugin, Metric, Plugin, Record, TaskInfo
-from redteam.stats import Estimate
+from redteam.core.errors import ConfigError
+from redteam.core.hashing import digest_json
+from redteam.core.record import Cell, DefensePlugin, Metric, Plugin, Record, TaskInfo
+from redteam.core.stats import Estimate
 from tests.leaderboards.helpers import golden_records, record
 
 RULES = load_rules()

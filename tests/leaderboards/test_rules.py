@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from leaderboards.rules import PATH, board_of, load_rules
-from redteam.errors import ConfigError
+from redteam.core.errors import ConfigError
 
 TEXT = PATH.read_text()
 

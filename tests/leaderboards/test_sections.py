@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from leaderboards.rules import Ranking, load_rules
 from leaderboards.sections import Row, rank_ranges, sections
-from redteam.errors import RecordError
-from redteam.record import Record
-from redteam.stats import Estimate, across_cells
+from redteam.core.errors import RecordError
+from redteam.core.record import Record
+from redteam.core.stats import Estimate, across_cells
 from tests.leaderboards.helpers import SHADOW, metric, record
 
 RULES = load_rules()["poisoning"]

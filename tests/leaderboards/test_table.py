@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from leaderboards import table
-from redteam.errors import RecordError
-from redteam.record import PublishedNumber, Record
+from redteam.core.errors import RecordError
+from redteam.core.record import PublishedNumber, Record
 from tests.leaderboards.helpers import ENVIRONMENT, PAPER, golden_records, record
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -323,15 +323,15 @@ def connect(
     **surroundings: Any,
 ) -> Any:
     """An endpoint on the server as `open_endpoint` builds it, with time that passes when somebody sleeps."""
-    from redteam.context import Context
-    from redteam.device import Device
+    from redteam.core.context import Context
+    from redteam.core.device import Device
+    from redteam.core.seeding import SeedPath
     from redteam.llm.endpoint import Endpoint
     from redteam.llm.exchange import Exchange, Server
     from redteam.llm.options import ModelOptions
     from redteam.llm.pace import Pacer
     from redteam.llm.tokenizers import open_tokenizer
     from redteam.llm.wire import Wire
-    from redteam.seeding import SeedPath
 
     now = [0.0]
 

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from redteam.errors import StorageError
-from redteam.hashing import canonical_json
+from redteam.core.errors import StorageError
+from redteam.core.hashing import canonical_json
 from redteam.llm.cache import Cache, cache_key
 
 PLAIN = st.recursive(

@@ -11,9 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from redteam.chat import ChatModel, Message, Said, Tool, ToolCall
-from redteam.context import Context, Limits
-from redteam.device import Device
-from redteam.errors import CapabilityError, ConfigError, DataError, LimitReachedError
+from redteam.core.context import Context, Limits
+from redteam.core.device import Device
+from redteam.core.errors import CapabilityError, ConfigError, DataError, LimitReachedError
+from redteam.core.ledger import Ledger
+from redteam.core.seeding import SeedPath
 from redteam.language import Completion, Sampling
 from redteam.llm.chat import Flattened, flatten, open_chat, problem, with_system
 from redteam.llm.chat_plan import plan_runs
@@ -30,8 +32,6 @@ from redteam.llm.chat_tools import (
 from redteam.llm.options import ModelOptions
 from redteam.llm.prefix import shared_length
 from redteam.llm.tiny import ASSISTANT, BYTES, END, SYSTEM, USER, frame
-from redteam.seeding import SeedPath
-from redteam.spend import Ledger
 from tests.llm.toy import ToyModel
 
 ASK = Tool(

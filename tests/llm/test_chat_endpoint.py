@@ -12,9 +12,11 @@ import pytest
 pytest.importorskip("openai")
 
 from redteam.chat import ChatModel, Message, Tool, ToolCall
-from redteam.context import Context, Limits
-from redteam.device import Device
-from redteam.errors import BackendError, CapabilityError, ConfigError, DataError, LimitReachedError
+from redteam.core.context import Context, Limits
+from redteam.core.device import Device
+from redteam.core.errors import BackendError, CapabilityError, ConfigError, DataError, LimitReachedError
+from redteam.core.ledger import Caps, Ledger
+from redteam.core.seeding import SeedPath
 from redteam.language import Sampling
 from redteam.llm.cache import cache_key
 from redteam.llm.chat import open_chat
@@ -22,8 +24,6 @@ from redteam.llm.chat_endpoint import EndpointChat
 from redteam.llm.exchange import HOPELESS
 from redteam.llm.options import ModelOptions
 from redteam.llm.replies import Ask, MalformedError, Reply, parse
-from redteam.seeding import SeedPath
-from redteam.spend import Caps, Ledger
 from tests.llm.faulty import Fault, Faulty, connect, serving
 
 ASK = Tool(name="ask_user", description="Asks.", parameters={"type": "object", "properties": {}})

@@ -9,16 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from redteam.context import Context
-from redteam.device import Device
-from redteam.errors import BackendError, CapabilityError, ConfigError
+from redteam.core.context import Context
+from redteam.core.device import Device
+from redteam.core.errors import BackendError, CapabilityError, ConfigError
+from redteam.core.ledger import Caps, Ledger, Spent
+from redteam.core.seeding import SeedPath
 from redteam.language import LanguageModel, Sampling
 from redteam.llm.exchange import _means, _seed
 from redteam.llm.options import ModelOptions
 from redteam.llm.replies import Ask, MalformedError, Reply, parse
 from redteam.llm.wire import Scrubber
-from redteam.seeding import SeedPath
-from redteam.spend import Caps, Ledger, Spent
 
 pytest.importorskip("openai")
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from redteam.errors import BackendError, LimitReachedError
+from redteam.core.errors import BackendError, LimitReachedError
+from redteam.core.ledger import Caps, Ledger
 from redteam.language import Sampling
-from redteam.spend import Caps, Ledger
 
 pytest.importorskip("openai")
 

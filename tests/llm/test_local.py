@@ -13,17 +13,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from redteam.context import Context, Limits
-from redteam.device import Device
-from redteam.errors import BackendError, CapabilityError, ConfigError, DataError, LimitReachedError
+from redteam.core.context import Context, Limits
+from redteam.core.device import Device
+from redteam.core.errors import BackendError, CapabilityError, ConfigError, DataError, LimitReachedError
+from redteam.core.ledger import Caps, Ledger
+from redteam.core.seeding import SeedPath
 from redteam.language import LanguageModel, Sampling
 from redteam.llm import local_load
 from redteam.llm.local import LocalModel, open_local
 from redteam.llm.local_decode import chooser, groups
 from redteam.llm.options import ModelOptions
 from redteam.llm.prefix import Prefix, Prefixes, heavy_path, plan, shared_length
-from redteam.seeding import SeedPath
-from redteam.spend import Caps, Ledger
 
 transformers = pytest.importorskip("transformers")
 tokenizers = pytest.importorskip("tokenizers")

@@ -19,17 +19,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from redteam.config import to_json
-from redteam.context import Context
+from redteam.core.config import to_json
+from redteam.core.context import Context
+from redteam.core.device import Device
+from redteam.core.errors import BackendError, ConfigError, DataError, LimitReachedError, UnknownNameError
+from redteam.core.ledger import Caps, Ledger
+from redteam.core.seeding import SeedPath
 from redteam.data.moderated import EMBEDDED_DIR, TEXTS, WEIGHTS, load_moderated, read_card
-from redteam.device import Device
-from redteam.errors import BackendError, ConfigError, DataError, LimitReachedError, UnknownNameError
 from redteam.language import TextClassifier, TextDataset
 from redteam.llm.moderation import Address, EmbeddedClassifier, features, no_verdict, open_classifier
 from redteam.llm.moderation_hf import Decision, decision_of
 from redteam.llm.text_target import SPEC, ModerationConfig, configure, make, pinned, split_of
-from redteam.seeding import SeedPath
-from redteam.spend import Caps, Ledger
 
 ROOT = Path(__file__).parents[2]
 # What evidence and records of older versions were made with: a change here is a change of the data set.

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from redteam.errors import LimitReachedError
+from redteam.core.errors import LimitReachedError
 from redteam.llm.pace import GaveUp, Pacer, TransientError, retry_after
 
 

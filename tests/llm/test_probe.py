@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from redteam.errors import BackendError, CapabilityError
+from redteam.core.errors import BackendError, CapabilityError
 from redteam.llm.probe import probe
 from redteam.llm.replies import MalformedError, Reply, parse
 from tests.llm.faulty import Manners, Toy, decode, encode

@@ -16,20 +16,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from redteam.context import Context, Limits
+from redteam.core.context import Context, Limits
+from redteam.core.device import Device
+from redteam.core.errors import CapabilityError, ConfigError, DataError, LimitReachedError
+from redteam.core.hashing import digest_file, digest_json
+from redteam.core.ledger import Caps, Ledger
+from redteam.core.seeding import SeedPath
 from redteam.data import tiny_corpus
 from redteam.data.texts import load_texts
 from redteam.data.words import EMBEDDED_DIR, words
-from redteam.device import Device
-from redteam.errors import CapabilityError, ConfigError, DataError, LimitReachedError
-from redteam.hashing import digest_file, digest_json
 from redteam.language import LanguageModel, Sampling
 from redteam.llm import tiny
 from redteam.llm.options import ModelOptions
 from redteam.llm.tiny import ASSISTANT, BEGIN, BYTES, END, SYSTEM, USER, VOCABULARY, TinyModel, open_tiny
 from redteam.models.transformer import Cache, Shape, Transformer
-from redteam.seeding import SeedPath
-from redteam.spend import Caps, Ledger
 
 WINDOW = 512
 PROMPTS = [

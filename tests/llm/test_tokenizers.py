@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from redteam.errors import CapabilityError, ConfigError
+from redteam.core.errors import CapabilityError, ConfigError
 from redteam.llm import tokenizers
 from redteam.llm.tokenizers import TiktokenTokenizer, open_tokenizer
 from tests.llm.faulty import END, Toy, encode

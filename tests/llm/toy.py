@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from redteam.errors import CapabilityError
+from redteam.core.errors import CapabilityError
 from redteam.language import Capabilities, Completion, NextToken, Sampling, Scores
 
 LETTERS = np.arange(97, 123)

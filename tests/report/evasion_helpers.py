@@ -11,13 +11,13 @@ import pandas as pd
 
 from redteam.adapt.config import SELECTORS
 from redteam.artifacts.evasion import SURVIVED, WRONG, Perturbed
+from redteam.core.hashing import digest_file, digest_json
+from redteam.core.record import DefensePlugin, Evidence, FileRef, Metric, Plugin, Record, TaskInfo
+from redteam.core.types import ImageSet
 from redteam.domain import DomainDataset
-from redteam.hashing import digest_file, digest_json
 from redteam.metrics.evasion import HISTORY_COLUMNS, OUTCOME_COLUMNS, PSEUDO_COLUMNS, SELECTION_COLUMNS
-from redteam.record import DefensePlugin, Evidence, FileRef, Metric, Plugin, Record, TaskInfo
 from redteam.report.evasion import examples_of
 from redteam.score.evasion import rescore
-from redteam.types import ImageSet
 from tests.leaderboards.helpers import record as plain_record
 
 CLASSES = ("zero", "one", "two", "three & more", "<b>four")

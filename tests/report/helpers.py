@@ -11,12 +11,12 @@ import pandas as pd
 
 from redteam import triggers
 from redteam.artifacts import Poison
-from redteam.hashing import digest_file
+from redteam.core.hashing import digest_file
+from redteam.core.record import Evidence, FileRef, Metric, PublishedNumber, Record
+from redteam.core.stats import Estimate
+from redteam.core.types import DatasetFacts, ImageDataset, ImageSet
 from redteam.metrics.poisoning import OUTCOME_COLUMNS, poisoning_metrics
-from redteam.record import Evidence, FileRef, Metric, PublishedNumber, Record
 from redteam.score.poisoning import changes
-from redteam.stats import Estimate
-from redteam.types import DatasetFacts, ImageDataset, ImageSet
 from tests.leaderboards.helpers import PAPER, record
 
 CLASSES = ("zero", "one", "two", "three", "four & more", "five", "six", "seven", "eight", "<b>x")

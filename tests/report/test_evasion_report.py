@@ -17,13 +17,13 @@ from hypothesis import strategies as st
 from redteam.adapt.config import SELECTORS, DomainConfig
 from redteam.artifacts import load
 from redteam.cli import cli
-from redteam.config import build, to_json
-from redteam.errors import ArtifactError, DataError, RecordError
-from redteam.record import ErrorInfo, Record
+from redteam.core.config import build, to_json
+from redteam.core.errors import ArtifactError, DataError, RecordError
+from redteam.core.record import ErrorInfo, Record
+from redteam.core.stats import Estimate
 from redteam.report import evasion_pictures, evasion_plots, evasion_series, evasion_words
 from redteam.report.evasion import examples_of, render_evasion
 from redteam.report.words import bounds, fraction
-from redteam.stats import Estimate
 from tests.report.evasion_helpers import CLASSES, DATA, MAIN, K, blank, defense, domain, write_run
 from tests.report.test_report import decoded, text_of
 

@@ -17,13 +17,13 @@ from click.testing import CliRunner
 from redteam import triggers
 from redteam.artifacts import Clients
 from redteam.cli import cli
-from redteam.errors import ArtifactError, RecordError
+from redteam.core.errors import ArtifactError, RecordError
+from redteam.core.hashing import digest_file, digest_json
+from redteam.core.record import DefensePlugin, ErrorInfo, Evidence, FileRef, Metric, Plugin, Record, TaskInfo
 from redteam.federated.conduct import Conduct
-from redteam.hashing import digest_file, digest_json
 from redteam.metrics.federation import CLIENT_COLUMNS
 from redteam.metrics.filtering import filter_groups, filter_metrics
 from redteam.metrics.poisoning import OUTCOME_COLUMNS
-from redteam.record import DefensePlugin, ErrorInfo, Evidence, FileRef, Metric, Plugin, Record, TaskInfo
 from redteam.report import federation_plots, federation_series, federation_words, render
 from redteam.report.federation import render_federation
 from redteam.report.words import DEFINITIONS, bounds, fraction

@@ -14,12 +14,12 @@ import pytest
 from PIL import Image
 
 from redteam import triggers
-from redteam.errors import ArtifactError, DataError, RecordError
-from redteam.record import Record
+from redteam.core.errors import ArtifactError, DataError, RecordError
+from redteam.core.record import Record
+from redteam.core.types import ImageDataset
 from redteam.report import render
 from redteam.report.pictures import AMPLIFIED, amplified, png_uri
 from redteam.report.words import bounds, fraction
-from redteam.types import ImageDataset
 from tests.report.helpers import NULL, SOURCE, TARGET, dataset, poison, sibling, siblings, write_run
 
 DATA = dataset()

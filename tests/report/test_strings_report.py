@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from leaderboards import table
-from redteam.errors import ArtifactError, RecordError
+from redteam.core.errors import ArtifactError, RecordError
+from redteam.core.record import ErrorInfo, Metric, Record
 from redteam.metrics.strings import OUTCOME_COLUMNS
-from redteam.record import ErrorInfo, Metric, Record
 from redteam.report import curve, string_series
 from redteam.report.string_words import DEFINITIONS, agreement, visible
 from redteam.report.strings import render_strings

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from redteam.core.errors import DataError, UnknownNameError
 from redteam.data import catalog
 from redteam.data.access import Access
 from redteam.domain import DomainDataset
-from redteam.errors import DataError, UnknownNameError
 
 __all__ = ["load_pair", "names"]
 

@@ -13,15 +13,15 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from redteam.core.errors import DataError, UnknownNameError
+from redteam.core.hashing import digest_arrays, digest_json
+from redteam.core.types import ImageSet
 from redteam.data import catalog
 from redteam.data.access import Access
 from redteam.data.cache import Bundle, cached
 from redteam.data.domains import originals, starred
 from redteam.data.labels import DIGITS
 from redteam.domain import DomainDataset
-from redteam.errors import DataError, UnknownNameError
-from redteam.hashing import digest_arrays, digest_json
-from redteam.types import ImageSet
 
 _LOG = logging.getLogger(__name__)
 PAIR = "-to-"

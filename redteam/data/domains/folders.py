@@ -7,11 +7,11 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from redteam.core.errors import ConfigError, DataError, nearest
+from redteam.core.types import ImageSet
 from redteam.data.decode import match_splits, size_error
 from redteam.data.folder import class_files, read_classes, require_same_classes
 from redteam.domain import DomainDataset
-from redteam.errors import ConfigError, DataError, nearest
-from redteam.types import ImageSet
 
 PAIR = "-to-"
 _OPTION = re.compile(r"(?P<rest>.+)\?size=(?P<size>[1-9]\d{0,4})", re.DOTALL)

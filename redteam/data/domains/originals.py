@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
+from redteam.core.errors import DataError
 from redteam.data.access import Access
 from redteam.data.decode import read_files
 from redteam.data.folder import SUFFIXES, image_files
 from redteam.data.labels import DIGITS
-from redteam.errors import DataError
 
 # Of each: what a record calls it, and its licence.
 TITLES = {

@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont, features
 
+from redteam.core.errors import DataError
+from redteam.core.seeding import SeedPath
 from redteam.data.domains.textures import crop, textures
-from redteam.errors import DataError
-from redteam.seeding import SeedPath
 
 SIZE = 32
 CLASSES = 10

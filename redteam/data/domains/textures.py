@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from redteam.seeding import SeedPath
+from redteam.core.seeding import SeedPath
 
 SIDE = 96
 _COUNT = 200

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from redteam.config import check_ranges, knob
-from redteam.types import Preset, Spec, Threat, TrainingSet
+from redteam.core.config import check_ranges, knob
+from redteam.core.types import Preset, Spec, Threat, TrainingSet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,8 +12,8 @@ import numpy as np
 
 from redteam import triggers
 from redteam.artifacts import Poison
-from redteam.config import check_ranges, knob
-from redteam.types import Preset, Spec, Threat
+from redteam.core.config import check_ranges, knob
+from redteam.core.types import Preset, Spec, Threat
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

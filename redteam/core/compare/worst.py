@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from redteam.compare.difference import Outcomes
-from redteam.compare.names import Entry, attack_names, entries
-from redteam.errors import ArtifactError, ConfigError
-from redteam.hashing import canonical_json, digest_json
+from redteam.core.compare.difference import Outcomes
+from redteam.core.compare.names import Entry, attack_names, entries
+from redteam.core.errors import ArtifactError, ConfigError
+from redteam.core.hashing import canonical_json, digest_json
+from redteam.core.record import Cell, Metric, Plugin, Record
 from redteam.metrics.evasion import OUTCOME_COLUMNS, Table, crossed, evasion_metrics, robust
-from redteam.record import Cell, Metric, Plugin, Record
 
 # What the attacks took to get there is no worst case of anything.
 _LEFT = ("forwards_mean", "backwards_mean")

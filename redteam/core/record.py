@@ -20,9 +20,9 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 import redteam
-from redteam.errors import RecordError
-from redteam.hashing import digest_json
-from redteam.stats import Estimate
+from redteam.core.errors import RecordError
+from redteam.core.hashing import digest_json
+from redteam.core.stats import Estimate
 
 SCHEMA_VERSION = "1"
 PACKAGES = (
@@ -257,7 +257,7 @@ def now() -> datetime:
 @cache
 def _git() -> tuple[str | None, bool | None]:
     """Commit and dirtiness of the checkout this code runs from; nothing for an installed package."""
-    root = Path(__file__).resolve().parents[1]
+    root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None, None
 

@@ -11,17 +11,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from redteam import kinds, registry
-from redteam.config import build, convert, knobs, parse_pairs, to_json
-from redteam.context import Context
-from redteam.device import Device
-from redteam.errors import ConfigError, DataError, ThreatMismatchError, UnknownNameError, nearest
-from redteam.files import load_toml
-from redteam.hashing import digest_json
-from redteam.kinds import DataSource, Kind
-from redteam.record import Cell, DefensePlugin, Plugin, TaskInfo
-from redteam.seeding import SeedPath
-from redteam.types import Preset, Spec
+from redteam.core import registry
+from redteam.core import threat as kinds
+from redteam.core.config import build, convert, knobs, parse_pairs, to_json
+from redteam.core.context import Context
+from redteam.core.device import Device
+from redteam.core.errors import ConfigError, DataError, ThreatMismatchError, UnknownNameError, nearest
+from redteam.core.files import load_toml
+from redteam.core.hashing import digest_json
+from redteam.core.record import Cell, DefensePlugin, Plugin, TaskInfo
+from redteam.core.seeding import SeedPath
+from redteam.core.threat import DataSource, Kind
+from redteam.core.types import Preset, Spec
 
 Controls = Literal["none", "cheap", "all"]
 

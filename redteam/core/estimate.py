@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from redteam import kinds, registry
-from redteam.context import Context
-from redteam.device import Device, set_threads
-from redteam.errors import ConfigError
-from redteam.kinds import DataSource
-from redteam.plan import Job, rebuild
-from redteam.seeding import SeedPath
+from redteam.core import registry
+from redteam.core import threat as kinds
+from redteam.core.context import Context
+from redteam.core.device import Device, set_threads
+from redteam.core.errors import ConfigError
+from redteam.core.plan import Job, rebuild
+from redteam.core.seeding import SeedPath
+from redteam.core.threat import DataSource
 
 
 def estimate(jobs: Sequence[Job], source: DataSource, device: Device, workers: int) -> dict[str, Any]:

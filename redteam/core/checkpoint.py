@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from redteam.artifacts import load_arrays, save_arrays
-from redteam.errors import DriftError
-from redteam.hashing import canonical_json
+from redteam.core.arrays import load_arrays, save_arrays
+from redteam.core.errors import DriftError
+from redteam.core.hashing import canonical_json
 
 _IDENTITY = "identity"
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from redteam.errors import ArtifactError
-from redteam.files import atomic_path
-from redteam.hashing import canonical_json, digest_file
+from redteam.core.errors import ArtifactError
+from redteam.core.files import atomic_path
+from redteam.core.hashing import canonical_json, digest_file
 
 _META = "meta.json"
 # Everything that zipfile, zlib and numpy raise on damaged bytes; RuntimeError: unknown compression.

@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 from scipy import stats as sps
 
-from redteam.errors import ArtifactError
-from redteam.hashing import digest_file
+from redteam.core.errors import ArtifactError
+from redteam.core.hashing import digest_file
+from redteam.core.record import Record
+from redteam.core.stats import CONFIDENCE, Estimate, across_cells, paired_difference
 from redteam.metrics.evasion import by_radius, per_image, radius_group
-from redteam.record import Record
-from redteam.stats import CONFIDENCE, Estimate, across_cells, paired_difference
 
 # Differences that rounding alone tells apart.
 _ALIKE = 1e-12

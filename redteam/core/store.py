@@ -16,11 +16,11 @@ from pathlib import Path
 import pandas as pd
 
 from redteam.artifacts import Artifact, load
-from redteam.context import UNFINISHED
-from redteam.errors import ArtifactError, InputError, RecordError, StorageError
-from redteam.files import atomic_path, write_text
-from redteam.hashing import digest_file
-from redteam.record import Cell, Evidence, FileRef, Metric, Record, parse
+from redteam.core.context import UNFINISHED
+from redteam.core.errors import ArtifactError, InputError, RecordError, StorageError
+from redteam.core.files import atomic_path, write_text
+from redteam.core.hashing import digest_file
+from redteam.core.record import Cell, Evidence, FileRef, Metric, Record, parse
 
 CELL = "cell.json"
 RESCORED = "rescored"  # flag of records whose metrics are of a later version than their run

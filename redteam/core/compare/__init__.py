@@ -11,14 +11,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from redteam.compare.choice import Pick, chosen, grouped, mean
-from redteam.compare.difference import Outcomes, Question, difference, outcomes_in
-from redteam.compare.names import Entry, entries
-from redteam.compare.table import AVERAGED, Line, Listing, listing
-from redteam.compare.worst import attacked, left_out, worst_cases, worst_entries
-from redteam.errors import ConfigError, UnknownNameError
-from redteam.record import Record
-from redteam.stats import Estimate, over_strata
+from redteam.core.compare.choice import Pick, chosen, grouped, mean
+from redteam.core.compare.difference import Outcomes, Question, difference, outcomes_in
+from redteam.core.compare.names import Entry, entries
+from redteam.core.compare.table import AVERAGED, Line, Listing, listing
+from redteam.core.compare.worst import attacked, left_out, worst_cases, worst_entries
+from redteam.core.errors import ConfigError, UnknownNameError
+from redteam.core.record import Record
+from redteam.core.stats import Estimate, over_strata
 
 __all__ = [
     "AVERAGED", "Comparison", "Line", "Listing", "Outcomes", "Pick", "Question", "Row", "compare", "listing",

@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from redteam.errors import ConfigError, LimitReachedError, StorageError
-from redteam.spend import Caps, Ledger, Price, Prices, Spent
+from redteam.core.errors import ConfigError, LimitReachedError, StorageError
+from redteam.core.ledger import Caps, Ledger, Price, Prices, Spent
 
 ROOT = Path(__file__).parents[2]
 ONE = {"model": "m", "role": "target", "queries": 1, "tokens_in": 10, "tokens_out": 5}

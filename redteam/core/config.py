@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
-from redteam.errors import ConfigError, nearest
-from redteam.files import load_toml
+from redteam.core.errors import ConfigError, nearest
+from redteam.core.files import load_toml
 
 T = TypeVar("T")
 

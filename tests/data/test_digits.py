@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from redteam import models
-from redteam.seeding import SeedPath
+from redteam.core.seeding import SeedPath
 
 
 def macs(model: nn.Module, image: tuple[int, int, int]) -> int:

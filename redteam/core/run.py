@@ -15,16 +15,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from redteam import kinds, registry
-from redteam.config import build
-from redteam.context import Context, Limits
-from redteam.device import Device, hush_libraries, set_threads
-from redteam.errors import BudgetExceededError, InputError, LimitReachedError, RedteamError, StorageError
-from redteam.files import discard_partials
-from redteam.kinds import DataSource, Kind
-from redteam.plan import Job, rebuild
-from redteam.progress import NoProgress, Progress, Relay
-from redteam.record import (
+from redteam.core import registry
+from redteam.core import threat as kinds
+from redteam.core.config import build
+from redteam.core.context import Context, Limits
+from redteam.core.device import Device, hush_libraries, set_threads
+from redteam.core.errors import BudgetExceededError, InputError, LimitReachedError, RedteamError, StorageError
+from redteam.core.files import discard_partials
+from redteam.core.ledger import Caps, Ledger, Prices
+from redteam.core.plan import Job, rebuild
+from redteam.core.progress import NoProgress, Progress, Relay
+from redteam.core.record import (
     Cost,
     ErrorInfo,
     Evidence,
@@ -35,10 +36,10 @@ from redteam.record import (
     environment,
     now,
 )
-from redteam.seeding import SeedPath
-from redteam.spend import Caps, Ledger, Prices
-from redteam.store import Store
-from redteam.types import Spec
+from redteam.core.seeding import SeedPath
+from redteam.core.store import Store
+from redteam.core.threat import DataSource, Kind
+from redteam.core.types import Spec
 
 Status = Literal["ok", "error", "timeout", "unscored"]
 

@@ -17,8 +17,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from redteam.errors import ConfigError, LimitReachedError, StorageError, nearest
-from redteam.files import load_toml
+from redteam.core.errors import ConfigError, LimitReachedError, StorageError, nearest
+from redteam.core.files import load_toml
 
 # Money is added in whole pico-dollars: sums of floats would drift past a cap.
 PICO = 10**12

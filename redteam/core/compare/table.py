@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from redteam.compare.choice import Pick, chosen
-from redteam.compare.difference import Outcomes
-from redteam.compare.names import Entry
-from redteam.compare.worst import Worst, at_main, attacked, worst_cases, worst_entries
+from redteam.core.compare.choice import Pick, chosen
+from redteam.core.compare.difference import Outcomes
+from redteam.core.compare.names import Entry
+from redteam.core.compare.worst import Worst, at_main, attacked, worst_cases, worst_entries
+from redteam.core.record import Record
+from redteam.core.stats import Estimate, across_cells, over_strata, rate
 from redteam.metrics.evasion import correct, robust
-from redteam.record import Record
-from redteam.stats import Estimate, across_cells, over_strata, rate
 
 AVERAGED = "averaged over tasks"
 

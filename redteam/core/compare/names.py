@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from redteam import registry
-from redteam.config import to_json
-from redteam.hashing import canonical_json
-from redteam.record import DefensePlugin, Plugin, Record
+from redteam.core import registry
+from redteam.core.config import to_json
+from redteam.core.hashing import canonical_json
+from redteam.core.record import DefensePlugin, Plugin, Record
 
 NOTHING = "none"
 # Settings of targets that are hyper-parameters of a training, and no part of the task: `--by` chooses among them.

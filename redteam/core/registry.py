@@ -9,8 +9,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
-from redteam.errors import ConfigError, UnknownNameError
-from redteam.types import Spec
+from redteam.core.errors import ConfigError, UnknownNameError
+from redteam.core.types import Spec
 
 Kind = Literal["target", "attack", "defense", "audit"]
 GROUPS: dict[Kind, str] = {

@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
-from redteam.errors import DataError
-from redteam.hashing import digest_arrays, digest_json
+from redteam.core.errors import DataError
+from redteam.core.hashing import digest_arrays, digest_json
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from redteam.context import Context
+    from redteam.core.context import Context
 
 Role = Literal["attack", "control", "baseline", "audit"]
 Knowledge = Literal["adaptive", "oblivious"]

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from filelock import FileLock, Timeout
 
-from redteam.artifacts import load_arrays, save_arrays
-from redteam.checkpoint import Checkpoint
-from redteam.device import Device
-from redteam.errors import ArtifactError, LimitReachedError
-from redteam.hashing import digest_json
-from redteam.progress import NoProgress, Progress
-from redteam.seeding import SeedPath
-from redteam.spend import Ledger
+from redteam.core.arrays import load_arrays, save_arrays
+from redteam.core.checkpoint import Checkpoint
+from redteam.core.device import Device
+from redteam.core.errors import ArtifactError, LimitReachedError
+from redteam.core.hashing import digest_json
+from redteam.core.ledger import Ledger
+from redteam.core.progress import NoProgress, Progress
+from redteam.core.seeding import SeedPath
 
 if TYPE_CHECKING:
     import torch
@@ -32,7 +32,7 @@ UNFINISHED = "unfinished"
 
 @dataclass
 class Limits:
-    """How long a run may take. None: no limit. Queries, tokens and money are the ledger's (`redteam.spend`)."""
+    """How long a run may take. None: no limit. Queries, tokens and money are the ledger's (`redteam.core.ledger`)."""
 
     wall_s: float | None = None
     _start: float = field(default_factory=time.monotonic)

@@ -7,7 +7,7 @@ import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from redteam.errors import ConfigError
+from redteam.core.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch

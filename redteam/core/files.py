@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from redteam.errors import ConfigError, StorageError
+from redteam.core.errors import ConfigError, StorageError
 
 # Temporary paths being written: what a process that must end at once has to remove.
 _partials: set[Path] = set()

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from redteam.compare.names import Entry
-from redteam.errors import UnknownNameError
+from redteam.core.compare.names import Entry
+from redteam.core.errors import UnknownNameError
 
 # Criteria of evasion that ask for no label of the target domain; all others are of its labels, or of the test images.
 LABEL_FREE = ("val_source_clean", "val_source_pgd", "val_pseudo")
