@@ -14,7 +14,7 @@ from attacks._shared.backdoor import LABEL_THREAT, Backdoor, control_spec, poiso
 from redteam import triggers
 from redteam.artifacts import Poison
 from redteam.core.context import Context
-from redteam.core.types import Trainable
+from redteam.threats.poisoning.nouns import Trainable
 
 
 def run(target: Trainable, config: Backdoor, ctx: Context) -> Poison:

@@ -21,12 +21,12 @@ from redteam.agents.models import ChatOptions, open_agent_model
 from redteam.agents.play import Conversation, open_conversations, say
 from redteam.agents.target import AgentTarget
 from redteam.artifacts import Scripts
-from redteam.chat import ChatModel
 from redteam.core.config import check_ranges, knob
 from redteam.core.context import Context
 from redteam.core.types import Spec, Threat
 from redteam.dialogue import Script, Session
-from redteam.language import ANSWERED, Finish, Sampling
+from redteam.llm.language import ANSWERED, Finish, Sampling
+from redteam.llm.messages import ChatModel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -33,7 +33,7 @@ from redteam.core.context import Context
 from redteam.core.errors import ConfigError
 from redteam.core.types import Preset, Spec, Threat
 from redteam.data.words import common_words
-from redteam.language import ANSWERED
+from redteam.llm.language import ANSWERED
 from redteam.llm.text_target import ModerationTarget
 
 THREAT = Threat(

@@ -15,7 +15,7 @@ from attacks._shared.backdoor import Backdoor, control_spec, poison, relabel, so
 from redteam import triggers
 from redteam.artifacts import Poison
 from redteam.core.context import Context
-from redteam.core.types import Trainable
+from redteam.threats.poisoning.nouns import Trainable
 
 
 def inner_products(images: np.ndarray, added: np.ndarray) -> np.ndarray:

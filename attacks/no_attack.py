@@ -13,7 +13,7 @@ from attacks._shared.backdoor import Backdoor, control_spec, poison
 from attacks._shared.backdoor import resolve as resolve_backdoor
 from redteam.artifacts import Poison
 from redteam.core.context import Context
-from redteam.core.types import Trainable
+from redteam.threats.poisoning.nouns import Trainable
 
 
 def resolve(config: Backdoor, target: Trainable) -> Backdoor:

@@ -18,7 +18,7 @@ from redteam.core.context import Context
 from redteam.core.seeding import SeedPath
 from redteam.core.types import Preset
 from redteam.evasion import Attackable
-from redteam.perturb import Ball
+from redteam.learn.perturb import Ball
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from attacks._shared.backdoor import Backdoor, control_spec, poison, relabel, source_rows
 from redteam.artifacts import Poison
 from redteam.core.context import Context
-from redteam.core.types import Trainable
+from redteam.threats.poisoning.nouns import Trainable
 
 
 def run(target: Trainable, config: Backdoor, ctx: Context) -> Poison:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from attacks._shared.evasion import BLACK_BOX, SMOKE_TARGET, Radius, perturb, spec, uniform
+from attacks._shared.evasion import BLACK_BOX, SMOKE_TARGET, Radius, perturb, spec
 from attacks._shared.meter import Meter
 from redteam.artifacts import Perturbed
 from redteam.core.config import knob
@@ -19,7 +19,7 @@ from redteam.core.context import Context
 from redteam.core.seeding import SeedPath
 from redteam.core.types import Preset
 from redteam.evasion import Attackable
-from redteam.perturb import Ball, margin
+from redteam.learn.perturb import Ball, margin, uniform
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,9 +20,10 @@ from attacks._shared.strings import Row, assemble, check_model, control, request
 from redteam.artifacts import Strings
 from redteam.core.config import to_json
 from redteam.core.context import Context
-from redteam.language import LanguageModel
+from redteam.llm.language import Goal, LanguageModel
+from redteam.llm.opening import open_model
 from redteam.llm.options import ModelOptions
-from redteam.llm.target import Goal, LanguageTarget, open_model
+from redteam.llm.target import LanguageTarget
 
 
 def _proxy_options(target: LanguageTarget, config: StringSearch) -> ModelOptions:

@@ -26,8 +26,10 @@ from sklearn.metrics import silhouette_score
 from defenses._shared.filtering import FILTER_THREAT, Filtering, Inspect, backbone, given_labels
 from redteam.core.config import check_ranges, knob, to_json
 from redteam.core.context import Context
-from redteam.core.types import Layer, Preset, Spec, Trainable, TrainingSet
+from redteam.core.types import Preset, Spec
 from redteam.filtering import Verdicts
+from redteam.learn.nouns import Layer, TrainingSet
+from redteam.threats.poisoning.nouns import Trainable
 
 # The silhouette of larger sets is measured on so many rows: it is quadratic in them.
 _SILHOUETTE_ROWS = 2000

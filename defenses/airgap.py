@@ -37,7 +37,7 @@ from redteam.core.seeding import SeedPath
 from redteam.core.types import Preset, Spec, TargetKind, Threat
 from redteam.data.words import Draws
 from redteam.dialogue import Agent, AgentReply, Dialogue, Minimised, RuleTable, TrustedContext
-from redteam.language import Sampling
+from redteam.llm.language import Sampling
 
 DENIED = "I'm sorry, I can't help with that piece of information."
 

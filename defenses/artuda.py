@@ -21,7 +21,7 @@ from redteam.adapt.divergence import critic_loss
 from redteam.core.config import check_ranges, knob, to_json
 from redteam.core.context import Context
 from redteam.core.types import Spec
-from redteam.perturb import ce, kl
+from redteam.learn.perturb import ce, kl
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

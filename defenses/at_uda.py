@@ -25,7 +25,7 @@ from redteam.adapt.algorithm import Loss, Pseudo, Refresh, Step, train_critic
 from redteam.core.config import to_json
 from redteam.core.context import Context
 from redteam.core.types import Spec
-from redteam.perturb import ce
+from redteam.learn.perturb import ce
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,10 @@ from defenses._shared.filtering import FILTER_THREAT, Filtering, Inspect, given_
 from redteam.core.config import check_ranges, knob, to_json
 from redteam.core.context import Context
 from redteam.core.errors import ConfigError, RedteamError
-from redteam.core.types import Preset, Spec, Trainable, TrainingSet
+from redteam.core.types import Preset, Spec
 from redteam.filtering import Verdicts
+from redteam.learn.nouns import TrainingSet
+from redteam.threats.poisoning.nouns import Trainable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

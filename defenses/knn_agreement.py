@@ -21,8 +21,9 @@ from defenses._shared.told import Told
 from redteam.core.config import knob
 from redteam.core.context import Context
 from redteam.core.errors import ConfigError
-from redteam.core.types import Layer, Trainable, TrainingSet
 from redteam.filtering import Verdicts
+from redteam.learn.nouns import Layer, TrainingSet
+from redteam.threats.poisoning.nouns import Trainable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

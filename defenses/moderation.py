@@ -29,11 +29,11 @@ import numpy as np
 from defenses._shared.guard import Blocked, FilterGuard, Guard, Judge, Judgement, Memo
 from redteam.core.config import check_ranges, knob
 from redteam.core.types import Preset, Spec, Threat
-from redteam.language import ANSWERED, Completion, Sampling, Scores
+from redteam.llm.language import ANSWERED, Completion, Sampling, Scores
 
 if TYPE_CHECKING:
     from redteam.core.context import Context
-    from redteam.language import LanguageModel, TextClassifier, Verdict
+    from redteam.llm.language import LanguageModel, TextClassifier, Verdict
 
 FLAG = 0.5  # the threshold that stands for the classifier's own decision
 

@@ -34,14 +34,14 @@ from defenses._shared.guard import Blocked, Rewrite, Rewritten, helper_model
 from redteam.core.config import check_ranges, knob
 from redteam.core.hashing import digest_json
 from redteam.core.types import Preset, Spec, Threat
-from redteam.language import ANSWERED, Sampling
+from redteam.llm.language import ANSWERED, Sampling
 
 if TYPE_CHECKING:
     import numpy as np
 
     from redteam.core.context import Context
     from redteam.core.seeding import SeedPath
-    from redteam.language import LanguageModel
+    from redteam.llm.language import LanguageModel
 
 RULES = "rules"
 INSTRUCTION = (

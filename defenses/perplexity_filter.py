@@ -44,11 +44,11 @@ from redteam.core.config import check_ranges, knob
 from redteam.core.errors import BackendError, CapabilityError, ConfigError
 from redteam.core.hashing import digest_json
 from redteam.core.types import Preset, Spec, Threat
-from redteam.language import ANSWERED
+from redteam.llm.language import ANSWERED
 
 if TYPE_CHECKING:
     from redteam.core.context import Context
-    from redteam.language import LanguageModel
+    from redteam.llm.language import LanguageModel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,9 +19,11 @@ from defenses._shared.filtering import FILTER_THREAT, Filtering, Inspect, given_
 from defenses._shared.told import Told, oracle, per_round, told
 from redteam.core.config import to_json
 from redteam.core.context import Context
-from redteam.core.types import Preset, Spec, Trainable, TrainingSet
+from redteam.core.types import Preset, Spec
 from redteam.federation import Federation, Round, Rule, Setting
 from redteam.filtering import Verdicts
+from redteam.learn.nouns import TrainingSet
+from redteam.threats.poisoning.nouns import Trainable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -36,7 +36,7 @@ from redteam.core.types import Preset, Spec, Threat
 if TYPE_CHECKING:
     from redteam.core.context import Context
     from redteam.core.seeding import SeedPath
-    from redteam.language import LanguageModel
+    from redteam.llm.language import LanguageModel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

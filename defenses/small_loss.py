@@ -23,8 +23,8 @@ from defenses._shared.told import Told
 from redteam.core.config import knob
 from redteam.core.context import Context
 from redteam.core.errors import ThreatMismatchError
-from redteam.core.types import TrainingSet
 from redteam.filtering import Verdicts
+from redteam.learn.nouns import TrainingSet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -42,11 +42,11 @@ from redteam.core.config import check_ranges, knob
 from redteam.core.errors import CapabilityError
 from redteam.core.hashing import digest_json
 from redteam.core.types import Preset, Spec, Threat
-from redteam.language import ANSWERED, Capabilities, Completion, NextToken, Sampling, Scores
+from redteam.llm.language import ANSWERED, Capabilities, Completion, NextToken, Sampling, Scores
 
 if TYPE_CHECKING:
     from redteam.core.context import Context
-    from redteam.language import LanguageModel
+    from redteam.llm.language import LanguageModel
 
 ALPHABET = tuple(string.printable)
 Perturbation = Literal["swap", "insert", "patch"]

@@ -31,7 +31,9 @@ from defenses._shared.spectre import principal
 from defenses._shared.told import Told, oracle, told
 from redteam.core.config import knob, to_json
 from redteam.core.context import Context
-from redteam.core.types import Layer, Preset, Spec, Trainable
+from redteam.core.types import Preset, Spec
+from redteam.learn.nouns import Layer
+from redteam.threats.poisoning.nouns import Trainable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

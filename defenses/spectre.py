@@ -47,8 +47,10 @@ from defenses._shared.spectre import highest, spectre
 from defenses._shared.told import Told, oracle, per_round, told
 from redteam.core.config import knob, to_json
 from redteam.core.context import Context
-from redteam.core.types import Layer, Preset, Spec, Trainable
+from redteam.core.types import Preset, Spec
 from redteam.federation import Federation, Round, Rule, Setting
+from redteam.learn.nouns import Layer
+from redteam.threats.poisoning.nouns import Trainable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -34,7 +34,7 @@ from redteam.adapt.algorithm import Loss, Pseudo, Refresh, Step
 from redteam.core.config import check_ranges, knob, to_json
 from redteam.core.context import Context
 from redteam.core.types import Spec
-from redteam.perturb import ce
+from redteam.learn.perturb import ce
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

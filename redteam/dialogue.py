@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from redteam.core.errors import DataError, UnknownNameError
 from redteam.core.hashing import digest_json
-from redteam.language import Finish
+from redteam.llm.language import Finish
 
 if TYPE_CHECKING:
     from redteam.core.types import TargetKind

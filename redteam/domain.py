@@ -10,7 +10,7 @@ import numpy as np
 from redteam.core.errors import DataError
 from redteam.core.hashing import digest_json
 from redteam.core.seeding import SeedPath
-from redteam.core.types import ImageSet
+from redteam.data.nouns import ImageSet
 
 # Shares of the protocol of [wang2024dart] (specs: source 80/20; target 60 unlabelled, 20 validation, 20 test).
 SOURCE_TRAIN, TARGET_TRAIN, TARGET_VAL = 0.8, 0.6, 0.2

@@ -15,7 +15,8 @@ import torch
 from torch import nn
 
 from redteam.core.context import Context
-from redteam.core.types import ImageSet, TargetKind
+from redteam.core.types import TargetKind
+from redteam.data.nouns import ImageSet
 from redteam.domain import DomainSplit
 
 

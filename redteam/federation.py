@@ -10,7 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from redteam.core.types import Classifier, DatasetFacts, ImageSet, TargetKind
+from redteam.core.types import TargetKind
+from redteam.data.nouns import DatasetFacts, ImageSet
+from redteam.learn.nouns import Classifier
 
 if TYPE_CHECKING:
     import numpy as np

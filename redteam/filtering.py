@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from redteam.core.errors import ArtifactError
-from redteam.core.types import Classifier
+from redteam.learn.nouns import Classifier
 
 
 @dataclass(frozen=True)

@@ -10,24 +10,17 @@ import numpy as np
 import torch
 from torch import nn
 
-from redteam import models
 from redteam.core.config import build, knob, to_json
 from redteam.core.context import Context
 from redteam.core.device import Device
 from redteam.core.errors import UnknownNameError
 from redteam.core.seeding import SeedPath
-from redteam.core.types import (
-    DatasetFacts,
-    ImageDataset,
-    ImageSet,
-    Layer,
-    Preset,
-    Spec,
-    TargetKind,
-    TrainingSet,
-)
-from redteam.features import features
-from redteam.train import Converged, Recipe, Resident, Stop, fit, predict, steps_per_epoch
+from redteam.core.types import Preset, Spec, TargetKind
+from redteam.data.nouns import DatasetFacts, ImageDataset, ImageSet
+from redteam.learn import models
+from redteam.learn.features import features
+from redteam.learn.nouns import Layer, TrainingSet
+from redteam.learn.train import Converged, Recipe, Resident, Stop, fit, predict, steps_per_epoch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +55,7 @@ class FittedClassifier:
         return predict(self.model, images, self.facts, self.device.torch())
 
     def features(self, images: np.ndarray, layer: Layer = "penultimate") -> np.ndarray:
-        """images: (N, H, W, C) uint8. Returns (N, D) float32 representations; see `redteam.features`."""
+        """images: (N, H, W, C) uint8. Returns (N, D) float32 representations; see `redteam.learn.features`."""
         return features(self.model, images, self.facts, self.device.torch(), layer)
 
     def state(self) -> dict[str, np.ndarray]:

@@ -27,8 +27,8 @@ from redteam.core.hashing import digest_json
 from redteam.core.seeding import SeedPath
 from redteam.data.tiny_corpus import DOCUMENTS, SEED, Document, corpus, documents
 from redteam.data.words import EMBEDDED_DIR
+from redteam.learn.models.transformer import Shape, Transformer
 from redteam.llm.tiny import ASSISTANT, CARD, END, VOCABULARY, WEIGHTS, frame, to_bytes
-from redteam.models.transformer import Shape, Transformer
 
 SHAPE = Shape(vocabulary=VOCABULARY, width=128, layers=2, heads=4, window=512, before=3)
 STEPS, ROWS, PEAK, WARM, DECAY = 1300, 8, 3e-3, 50, 0.05

@@ -16,10 +16,10 @@ from PIL import Image, ImageDraw
 
 from redteam.core.errors import DataError
 from redteam.core.files import atomic_path
-from redteam.core.types import ImageSet
 from redteam.data.access import Access
 from redteam.data.catalog import DIGIT_DOMAINS
 from redteam.data.domains.digits import load_domain
+from redteam.data.nouns import ImageSet
 
 SCALE, TITLE = 2, 14
 

@@ -9,4 +9,4 @@ if [ ! -x "$venv/bin/python" ]; then
 fi
 "$venv/bin/python" -c "import flwr, ray, hypothesis, pytest, redteam" 2>/dev/null ||
     "$venv/bin/python" -m pip install --quiet -e '.[flower]' 'pytest>=8.3' 'hypothesis>=6.110'
-FLWR_TELEMETRY_ENABLED=0 exec "$venv/bin/python" -m pytest tests/flower
+FLWR_TELEMETRY_ENABLED=0 exec "$venv/bin/python" -m pytest tests/integrations/flower

@@ -11,7 +11,7 @@ from hypothesis import settings
 from redteam.core.context import Context
 from redteam.core.device import Device, set_threads
 from redteam.core.seeding import SeedPath
-from redteam.core.types import DatasetFacts, ImageDataset, ImageSet
+from redteam.data.nouns import DatasetFacts, ImageDataset, ImageSet
 from redteam.trainable import ClassifierConfig, ImageTrainable
 
 # A busy machine is no defect: examples are bounded in number, not in time. They are the same in every run, so that a

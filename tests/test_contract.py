@@ -20,16 +20,18 @@ from redteam.core.context import Context
 from redteam.core.device import Device
 from redteam.core.errors import ConfigError, UnknownNameError
 from redteam.core.seeding import SeedPath
-from redteam.core.types import Spec, Trainable
+from redteam.core.types import Spec
 from redteam.data.agents import load_agents
+from redteam.data.nouns import TextDataset
 from redteam.dialogue import Agent
 from redteam.federation import Federation
-from redteam.language import LanguageModel, Sampling, TextDataset
 from redteam.llm import target as language
+from redteam.llm.language import LanguageModel, Sampling
+from redteam.llm.opening import open_model
 from redteam.llm.options import ModelOptions
-from redteam.llm.target import open_model
 from redteam.score.agents import enforce
 from redteam.score.evasion import enforce_threat as enforce_ball_threat
+from redteam.threats.poisoning.nouns import Trainable
 from redteam.trainable import ImageTrainable
 from tests.adapt.toys import pair as bands_pair
 from tests.conftest import small_config, stripes_dataset

@@ -15,7 +15,7 @@ import torch
 from attacks._shared.evasion import Attempt
 from attacks._shared.meter import Meter
 from redteam.core.seeding import SeedPath
-from redteam.perturb import Ball, ce, lengths
+from redteam.learn.perturb import Ball, ce, lengths
 
 RHO, MOMENTUM = 0.75, 0.75
 # Below so many classes the targeted DLR loss, which needs the fourth largest logit, is not defined.

@@ -13,7 +13,9 @@ from redteam.artifacts import Poison
 from redteam.core.config import check_ranges, knob
 from redteam.core.context import Context
 from redteam.core.errors import ConfigError, UnknownNameError
-from redteam.core.types import ImageSet, Preset, Spec, Threat, Trainable
+from redteam.core.types import Preset, Spec, Threat
+from redteam.data.nouns import ImageSet
+from redteam.threats.poisoning.nouns import Trainable
 
 ALL_SOURCES = -1
 

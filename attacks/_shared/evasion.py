@@ -25,8 +25,7 @@ from redteam.core.errors import ConfigError, RedteamError
 from redteam.core.seeding import SeedPath
 from redteam.core.types import Preset, Role, Spec, Threat
 from redteam.evasion import Attackable, to_tensor
-from redteam.perturb import Ball, parse_eps
-from redteam.perturb import uniform as uniform
+from redteam.learn.perturb import Ball, parse_eps
 
 WHITE_BOX = ("network", "test images", "test labels")
 BLACK_BOX = ("scores", "test images", "test labels")

@@ -17,7 +17,7 @@ from attacks._shared.evasion import Attempt
 from attacks._shared.meter import Meter
 from redteam.core.errors import ConfigError
 from redteam.core.seeding import SeedPath
-from redteam.perturb import Ball, lengths
+from redteam.learn.perturb import Ball, lengths
 
 
 def library(module: str) -> ModuleType:

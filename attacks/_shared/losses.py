@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from redteam.core.errors import CapabilityError
-from redteam.language import ANSWERED, Finish, LanguageModel
-from redteam.llm.target import Goal
+from redteam.llm.language import ANSWERED, Finish, Goal, LanguageModel
 
 LossName = Literal["auto", "prompt-logprobs", "topk-bias", "topk", "bias-search"]
 _WIDE = 1000  # alternatives from which a plain top-k list tells enough

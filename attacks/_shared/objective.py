@@ -12,8 +12,7 @@ from attacks._shared.losses import Loss, Provider
 from attacks._shared.moves import Ids
 from attacks._shared.strings import SLACK
 from redteam.core.context import Context
-from redteam.language import LanguageModel, PromptFilter, Sampling
-from redteam.llm.target import Goal
+from redteam.llm.language import Goal, LanguageModel, PromptFilter, Sampling
 
 # Above any loss a target gives: refused prompts are ordered by suspicion alone.
 _REFUSED = 1e4

@@ -10,14 +10,14 @@ from typing import Literal
 
 import torch
 
-from attacks._shared.evasion import SMOKE_TARGET, Attempt, Radius, uniform
+from attacks._shared.evasion import SMOKE_TARGET, Attempt, Radius
 from attacks._shared.meter import Meter
 from redteam.adapt.config import PAPER
 from redteam.core.config import knob
 from redteam.core.errors import ConfigError
 from redteam.core.seeding import SeedPath
 from redteam.core.types import Preset
-from redteam.perturb import Ball, ce, kl, margin, pgd
+from redteam.learn.perturb import Ball, ce, kl, margin, pgd, uniform
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ import numpy as np
 from attacks._shared.heap import MinMaxHeap
 from attacks._shared.losses import Loss
 from attacks._shared.moves import Ids
-from redteam.language import Finish
+from redteam.llm.language import Finish
 
 
 @dataclass(order=True, slots=True)

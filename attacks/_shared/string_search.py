@@ -19,9 +19,10 @@ from attacks._shared.strings import Row, StringGoal, check_model, request_of
 from redteam.core.config import knob, to_json
 from redteam.core.context import Context
 from redteam.core.errors import ConfigError
-from redteam.language import LanguageModel, PromptFilter
+from redteam.llm.language import Goal, LanguageModel, PromptFilter
+from redteam.llm.opening import open_model
 from redteam.llm.options import ModelOptions
-from redteam.llm.target import Goal, LanguageTarget, open_model
+from redteam.llm.target import LanguageTarget
 
 Variant = Literal["buffer", "positions", "random"]
 

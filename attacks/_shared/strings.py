@@ -15,8 +15,8 @@ from redteam.core.config import check_ranges, knob
 from redteam.core.context import Context
 from redteam.core.errors import CapabilityError
 from redteam.core.types import Preset, Spec, Threat
-from redteam.language import LanguageModel
-from redteam.llm.target import Goal, LanguageTarget
+from redteam.llm.language import Goal, LanguageModel
+from redteam.llm.target import LanguageTarget
 
 THREAT = Threat(
     kind="strings",

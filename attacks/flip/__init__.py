@@ -37,7 +37,8 @@ from redteam.artifacts import Poison
 from redteam.core.config import check_ranges, knob, to_json
 from redteam.core.context import Context
 from redteam.core.errors import ConfigError
-from redteam.core.types import Preset, Published, Spec, Trainable
+from redteam.core.types import Preset, Published, Spec
+from redteam.threats.poisoning.nouns import Trainable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,13 +14,14 @@ from torch.func import functional_call
 from attacks._shared.backdoor import known_rows, source_rows
 from attacks.flip.gradient import Sgd, logit_gradient, matching_gradient, regularizer_gradient
 from redteam import triggers
-from redteam.augment import Augmentation
 from redteam.core.context import Context
 from redteam.core.errors import ConfigError, UnknownNameError
 from redteam.core.seeding import SeedPath
-from redteam.core.types import ImageSet, Trainable
-from redteam.models import NAMES, build
-from redteam.train import Recipe, Resident, State, Tensors, fit, normalise, steps_per_epoch
+from redteam.data.nouns import ImageSet
+from redteam.learn.augment import Augmentation
+from redteam.learn.models import NAMES, build
+from redteam.learn.train import Recipe, Resident, State, Tensors, fit, normalise, steps_per_epoch
+from redteam.threats.poisoning.nouns import Trainable
 
 if TYPE_CHECKING:
     from attacks.flip import Config

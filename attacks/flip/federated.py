@@ -39,9 +39,9 @@ from redteam.artifacts import Clients
 from redteam.core.config import build, knob
 from redteam.core.context import Context
 from redteam.core.errors import RedteamError, UnknownNameError
-from redteam.core.types import ImageSet
+from redteam.data.nouns import ImageSet
 from redteam.federation import Federation
-from redteam.models import NAMES
+from redteam.learn.models import NAMES
 from redteam.trainable import ClassifierConfig, ImageTrainable
 
 

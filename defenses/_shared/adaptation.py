@@ -24,7 +24,7 @@ from redteam.adapt.divergence import coral, critic_loss, mmd
 from redteam.adapt.networks import Networks
 from redteam.core.config import check_ranges, knob, to_json
 from redteam.core.types import Preset, Threat
-from redteam.perturb import ce, kl
+from redteam.learn.perturb import ce, kl
 
 Divergence = Literal["dann", "mmd", "coral"]
 Domain = Literal["source", "target"]

@@ -11,8 +11,9 @@ import numpy as np
 from defenses._shared.filtering import Inspect, backbone, given_labels
 from defenses._shared.spectre import highest
 from redteam.core.context import Context
-from redteam.core.types import Layer, Trainable, TrainingSet
 from redteam.filtering import Verdicts
+from redteam.learn.nouns import Layer, TrainingSet
+from redteam.threats.poisoning.nouns import Trainable
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,11 @@ import numpy as np
 from redteam.core.config import to_json
 from redteam.core.context import Context
 from redteam.core.errors import RedteamError, ThreatMismatchError
-from redteam.core.types import DatasetFacts, Featured, ImageSet, TargetKind, Threat, Trainable, TrainingSet
+from redteam.core.types import TargetKind, Threat
+from redteam.data.nouns import DatasetFacts, ImageSet
 from redteam.filtering import FilteredClassifier, Verdicts
+from redteam.learn.nouns import Featured, TrainingSet
+from redteam.threats.poisoning.nouns import Trainable
 
 FILTER_THREAT = Threat(
     kind="poisoning",

@@ -15,13 +15,13 @@ import numpy as np
 
 from redteam.core.config import to_json
 from redteam.core.errors import ConfigError
-from redteam.language import ANSWERED, Capabilities, Completion, Finish, NextToken, Sampling, Scores
+from redteam.llm.language import ANSWERED, Capabilities, Completion, Finish, NextToken, Sampling, Scores
 from redteam.llm.options import ModelOptions
 
 if TYPE_CHECKING:
     from redteam.core.context import Context
     from redteam.core.types import Spec, TargetKind
-    from redteam.language import LanguageModel, Template
+    from redteam.llm.language import LanguageModel, Template
 
 T = TypeVar("T")
 
@@ -194,7 +194,7 @@ class Guard:
 
 
 class FilterGuard(Guard):
-    """A model that refuses suspicious prompts; a `redteam.language.PromptFilter`.
+    """A model that refuses suspicious prompts; a `redteam.llm.language.PromptFilter`.
 
     A defence that stands in front of this one hides `suspicion`: what it lets through, or makes of a
     prompt, is its own. `target` leads back here.
@@ -277,7 +277,7 @@ def helper_model(model: str, target: LanguageModel, ctx: Context, *, template: T
         if known := getattr(target, "options", None):
             options = replace(known, template=template, system=None)
     if options is not None:
-        from redteam.llm.target import open_model
+        from redteam.llm.opening import open_model
 
         return open_model(options, ctx, role="defense")
     if target.template != template:

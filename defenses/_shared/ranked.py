@@ -9,8 +9,10 @@ import numpy as np
 from defenses._shared.filtering import FILTER_THREAT, Filtering, given_labels
 from defenses._shared.told import Told, oracle, told
 from redteam.core.config import knob, to_json
-from redteam.core.types import Preset, Spec, Trainable, TrainingSet
+from redteam.core.types import Preset, Spec
 from redteam.filtering import Verdicts
+from redteam.learn.nouns import TrainingSet
+from redteam.threats.poisoning.nouns import Trainable
 
 Labels = Literal["known", "suspected", "all"]
 

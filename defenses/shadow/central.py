@@ -12,9 +12,9 @@ from defenses._shared.spectre import fit_spectre, highest
 from defenses.shadow.config import Config
 from redteam.core.context import Context
 from redteam.core.errors import ThreatMismatchError
-from redteam.core.types import Featured, TrainingSet
 from redteam.filtering import FilteredClassifier, Overridden, Verdicts
-from redteam.train import Stop
+from redteam.learn.nouns import Featured, TrainingSet
+from redteam.learn.train import Stop
 
 
 @dataclass(frozen=True)

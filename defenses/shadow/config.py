@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from defenses._shared.told import Told
 from redteam.core.config import knob
-from redteam.core.types import Layer
+from redteam.learn.nouns import Layer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

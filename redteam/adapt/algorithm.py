@@ -13,7 +13,7 @@ import torch
 
 from redteam.adapt.divergence import critic_loss
 from redteam.adapt.networks import Networks
-from redteam.perturb import Ball, Draw, ce, pgd
+from redteam.learn.perturb import Ball, Draw, ce, pgd
 
 # Whence labels of target images come: none; the Natural DANN trained before, as it is; or that one to begin with,
 # replaced at validations by the model being trained, by the algorithm's `refresh` rule.

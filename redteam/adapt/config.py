@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from redteam.core.config import check_ranges, knob
 from redteam.core.errors import ConfigError
-from redteam.perturb import Norm, parse_eps
+from redteam.learn.perturb import Norm, parse_eps
 
 Selector = Literal["source-clean", "source-pgd", "pseudo", "oracle", "last"]
 # Settings of the DIGIT protocol of [wang2024dart]: network, recipe, radius and selector.

@@ -69,7 +69,7 @@ class Normalised(nn.Module):
 
 
 def is_external(name: str) -> bool:
-    """Whether a model's name means a network of the user's own; names of `redteam.models` hold no / \\ : or dot."""
+    """Whether a model's name means a network of the user's own; names of the suite's models hold no / \\ : or dot."""
     return any(mark in name for mark in "/\\:.")
 
 

@@ -18,7 +18,7 @@ from redteam.core.errors import TrainingError
 from redteam.core.seeding import SeedPath
 from redteam.domain import DomainSplit
 from redteam.evasion import to_tensor
-from redteam.perturb import Ball, Draw
+from redteam.learn.perturb import Ball, Draw
 
 # Of everything a stage keeps: raise it when the same settings give other networks or take other states.
 VERSION = "2"

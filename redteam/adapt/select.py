@@ -15,7 +15,7 @@ import torch
 
 from redteam.adapt.config import Selector
 from redteam.adapt.networks import Networks, Tensors
-from redteam.perturb import Ball, Draw, ce, pgd
+from redteam.learn.perturb import Ball, Draw, ce, pgd
 
 # The criterion behind each selector; `last` has none.
 CRITERIA: dict[Selector, str] = {

@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from redteam import models
 from redteam.adapt import external
 from redteam.adapt.algorithm import Algorithm, Dann, Erm
 from redteam.adapt.config import PAPER, SELECTORS, DomainConfig
@@ -22,9 +21,11 @@ from redteam.core.config import build, to_json
 from redteam.core.context import Context
 from redteam.core.errors import ConfigError, UnknownNameError
 from redteam.core.seeding import SeedPath
-from redteam.core.types import ImageSet, Preset, Spec, TargetKind
+from redteam.core.types import Preset, Spec, TargetKind
+from redteam.data.nouns import ImageSet
 from redteam.domain import DomainDataset, DomainSplit, split
 from redteam.evasion import Fitted
+from redteam.learn import models
 
 # Fields of the config that do not change what is trained.
 _AFTER = ("examples", "select")

@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from redteam.chat import ChatModel, Message, Said, Tool, ToolCall
 from redteam.core.types import TargetKind
 from redteam.dialogue import AgentReply, Dialogue
-from redteam.language import ANSWERED, Finish, Sampling
+from redteam.llm.language import ANSWERED, Finish, Sampling
+from redteam.llm.messages import ChatModel, Message, Said, Tool, ToolCall
 
 Interface = Literal["text", "tools"]
 HEAD = "You are an assistant who acts for a user and talks to other parties in the user's name."

@@ -12,12 +12,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
-from redteam.chat import ChatModel, Message, Said
 from redteam.core.hashing import digest_json
 from redteam.core.seeding import SeedPath
 from redteam.data.words import Draws
 from redteam.dialogue import Minimised, MinimiserOutcome, RuleTable, TrustedContext
-from redteam.language import ANSWERED, Sampling
+from redteam.llm.language import ANSWERED, Sampling
+from redteam.llm.messages import ChatModel, Message, Said
 
 Need = tuple[TrustedContext, Mapping[str, str]]
 HEAD = "You decide which data about a user an assistant may share to get one task done, and no more."

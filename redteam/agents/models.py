@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from redteam.chat import ChatModel
 from redteam.core.config import check_ranges, knob
 from redteam.core.context import Context
 from redteam.core.errors import ConfigError, nearest
 from redteam.llm.backends import AGENT_BACKENDS, BACKENDS
+from redteam.llm.messages import ChatModel
 from redteam.llm.options import ModelOptions
 
 RULES = "rules:"

@@ -23,11 +23,11 @@ from functools import lru_cache
 from typing import Any
 
 from redteam.agents import attacker, conversational, minimisers
-from redteam.chat import Message, Said, Tool, ToolCall
 from redteam.core.ledger import Ledger
 from redteam.data.agents import load_agents
 from redteam.dialogue import AgentDataset
-from redteam.language import Sampling
+from redteam.llm.language import Sampling
+from redteam.llm.messages import Message, Said, Tool, ToolCall
 
 VERSION = "1"
 REFUSAL = "I'm sorry, but I can't share the user's {words} with you."
@@ -97,7 +97,7 @@ def knowledge() -> Knowledge:
 
 @dataclass(frozen=True)
 class RuleFollower:
-    """A `redteam.chat.ChatModel` that follows the rules above."""
+    """A `redteam.llm.messages.ChatModel` that follows the rules above."""
 
     ledger: Ledger = field(compare=False)
     role: str = "target"

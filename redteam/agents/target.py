@@ -15,7 +15,7 @@ from redteam.core.context import Context
 from redteam.core.errors import ConfigError, UnknownNameError
 from redteam.core.types import Preset, Spec, TargetKind
 from redteam.dialogue import Agent, AgentDataset, Question, TrustedContext
-from redteam.language import Sampling
+from redteam.llm.language import Sampling
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +97,7 @@ class AgentTarget:
 
 def pinned(target: AgentTarget) -> Mapping[str, str]:
     """What the config names but does not hold: the digest of a local model, and that of the rule table."""
-    from redteam.llm.target import content_named
+    from redteam.llm.opening import content_named
 
     content = content_named(target.config.model)
     return {"rules": target.dataset.rules.digest, **({"content": content} if content else {})}

@@ -17,7 +17,7 @@ from redteam.dialogue import Question, Script, Session
 class Scripts:
     """What a third party will say to an agent: a script for each of n questions, in the planned order.
 
-    finish: how the making of each ended (`redteam.language.Finish`; `stop`: it ran its course). queries: (n,)
+    finish: how the making of each ended (`redteam.llm.language.Finish`; `stop`: it ran its course). queries: (n,)
     int64, messages it put to the agent. notes: what the attack has to say of itself, as plain JSON values.
     """
 

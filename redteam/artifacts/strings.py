@@ -17,7 +17,7 @@ class Strings:
     """Adversarial prompts, one for each of n strings that a language model is to say exactly.
 
     ids, targets: the strings, in the data set's order. prompts: what to send. initial: what the search
-    began with. finish: how the search of each ended (`redteam.language.Finish`; `stop`: it ran its course).
+    began with. finish: how the search of each ended (`redteam.llm.language.Finish`; `stop`: it ran its course).
     lengths: (n,) int64, tokens of each target. found: (n,) bool, whether the search itself saw the exact
     string. queries, tokens: (n,) int64 and usd: (n,) float64, what the search of each spent on the target;
     `*_at`: what it had spent when it first saw the string, -1 if never. proxy_queries: (n,) int64.

@@ -30,7 +30,7 @@ def jailbreakbench(run: str, store: Path, out: Path | None, attack_type: str) ->
     """
     from redteam.core.files import write_text
     from redteam.core.store import Store
-    from redteam.export.jailbreakbench import of_run, to_json
+    from redteam.integrations.jailbreakbench import of_run, to_json
 
     folder = Store(store).locate(run)
     path = out or folder / "jailbreakbench.json"

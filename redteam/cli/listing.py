@@ -27,8 +27,9 @@ def _section(title: str, rows: dict[str, str]) -> None:
 @click.command("list")
 def list_() -> None:
     """List attacks, defences, audits, targets, data sets and models, one line each."""
-    from redteam import data, models
+    from redteam import data
     from redteam.data.catalog import DOMAINS
+    from redteam.learn import models
     from redteam.llm.backends import AGENT_BACKENDS, BACKENDS
 
     for kind, title in _KINDS.items():

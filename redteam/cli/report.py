@@ -11,7 +11,7 @@ from redteam.cli.options import DEFAULT_STORE, data_options, with_options
 
 if TYPE_CHECKING:
     from redteam.core.record import Record
-    from redteam.core.types import ImageDataset
+    from redteam.data.nouns import ImageDataset
     from redteam.domain import DomainDataset
 
 

@@ -1,0 +1,1 @@
+"""The core: the same for every threat, and naming none of them."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from redteam.core.errors import DataError, UnknownNameError
-from redteam.core.types import ImageDataset
 from redteam.data.access import Access
+from redteam.data.nouns import ImageDataset
 
 if TYPE_CHECKING:
     from redteam.domain import DomainDataset

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from redteam.core.errors import DataError
-from redteam.core.types import DatasetFacts, ImageDataset, ImageSet
 from redteam.data.facts import LAPTOP_RECIPE, customary_facts
 from redteam.data.labels import DIGITS, FASHION
+from redteam.data.nouns import DatasetFacts, ImageDataset, ImageSet
 
 EMBEDDED_DIR = Path(__file__).parent / "embedded"
 MANIFEST = "manifest.json"

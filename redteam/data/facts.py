@@ -7,7 +7,7 @@ from math import sqrt
 import numpy as np
 
 from redteam.core.errors import DataError
-from redteam.core.types import DatasetFacts
+from redteam.data.nouns import DatasetFacts
 
 _CHUNK = 4096
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from redteam.core.errors import DataError
-from redteam.core.types import ImageDataset, ImageSet
 from redteam.data.decode import match_splits, read_files
 from redteam.data.facts import computed_facts
+from redteam.data.nouns import ImageDataset, ImageSet
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".pgm", ".ppm", ".tif", ".tiff", ".webp"})
 _TEST_NAMES = ("test", "val")

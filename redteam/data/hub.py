@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 
 from redteam.core.errors import DataError
 from redteam.core.files import atomic_dir
-from redteam.core.types import ImageDataset, ImageSet
 from redteam.data.access import Access, Origin, downloading
 from redteam.data.facts import computed_facts
+from redteam.data.nouns import ImageDataset, ImageSet
 from redteam.data.parquet import (
     IMAGE_COLUMNS,
     LABEL_COLUMNS,

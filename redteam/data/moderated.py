@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from redteam.core.errors import DataError, UnknownNameError
-from redteam.language import TextDataset
+from redteam.data.nouns import TextDataset
 
 EMBEDDED_DIR = Path(__file__).parent / "embedded"
 WEIGHTS = "moderation-weights.npz"

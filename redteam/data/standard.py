@@ -6,10 +6,10 @@ import logging
 from dataclasses import dataclass
 
 from redteam.core.errors import DataError
-from redteam.core.types import ImageDataset, ImageSet
 from redteam.data.access import Access, Origin, downloading
 from redteam.data.facts import customary_facts
 from redteam.data.labels import CIFAR10, CIFAR20, CIFAR100, DIGITS, FASHION
+from redteam.data.nouns import ImageDataset, ImageSet
 from redteam.data.parquet import Shards, find_shards, read_parquet
 from redteam.data.torchvision_files import Arrays, fetch, is_present, read
 

@@ -16,8 +16,8 @@ from typing import Any
 from redteam.core.errors import DataError, UnknownNameError
 from redteam.core.seeding import SeedPath
 from redteam.data.catalog import TEXTS
+from redteam.data.nouns import TextDataset
 from redteam.data.words import Draws, common_words, read_sections
-from redteam.language import TextDataset
 
 COLUMNS = ("target", "goal", "text")
 FILES = (".txt", ".csv", ".jsonl")

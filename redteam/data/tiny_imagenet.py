@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from redteam.core.errors import DataError
-from redteam.core.types import ImageDataset, ImageSet
 from redteam.data.access import Access, Origin, downloading
 from redteam.data.decode import match_splits, read_files
 from redteam.data.facts import customary_facts
 from redteam.data.folder import image_files
+from redteam.data.nouns import ImageDataset, ImageSet
 
 _FOLDERS = ("tiny-imagenet-200", "tiny-imagenet")
 _URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from redteam import models
 from redteam.core.config import check_ranges, knob
 from redteam.core.errors import ConfigError, UnknownNameError
+from redteam.learn import models
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,9 +11,9 @@ import torch
 from redteam import triggers
 from redteam.artifacts import Clients
 from redteam.core.errors import ArtifactError
-from redteam.core.types import DatasetFacts, ImageSet
+from redteam.data.nouns import DatasetFacts, ImageSet
 from redteam.federated.drift import Drift
-from redteam.train import normalise
+from redteam.learn.train import normalise
 
 
 @dataclass(frozen=True)

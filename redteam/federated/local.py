@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch.func import grad
 
 from redteam.federated.network import Network
-from redteam.models.convnets import Mlp
+from redteam.learn.models.convnets import Mlp
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

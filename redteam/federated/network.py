@@ -11,7 +11,7 @@ from torch import nn
 from torch.func import functional_call
 
 from redteam.core.errors import ConfigError
-from redteam.features import head
+from redteam.learn.features import head
 
 _CHUNK = 4096
 

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from redteam import models
 from redteam.artifacts import Clients
 from redteam.core.config import build, to_json
 from redteam.core.context import Context
 from redteam.core.device import Device
 from redteam.core.seeding import SeedPath
-from redteam.core.types import Classifier, DatasetFacts, ImageDataset, ImageSet, Preset, Spec, TargetKind
+from redteam.core.types import Preset, Spec, TargetKind
+from redteam.data.nouns import DatasetFacts, ImageDataset, ImageSet
 from redteam.federated.conduct import Conduct
 from redteam.federated.config import FederationConfig
 from redteam.federated.drift import Drift
@@ -31,6 +31,8 @@ from redteam.federated.partition import partition
 from redteam.federated.rounds import run
 from redteam.federation import FederatedRun, MakeRule, Rules, Setting, Snapshot
 from redteam.filtering import Overridden
+from redteam.learn import models
+from redteam.learn.nouns import Classifier
 from redteam.trainable import FittedClassifier
 
 

@@ -19,7 +19,7 @@ from redteam.core.threat import DataSource, Kind, Work
 from redteam.core.types import Spec
 from redteam.data.agents import load_agents
 from redteam.dialogue import AgentDataset
-from redteam.llm.target import content_named
+from redteam.llm.opening import content_named
 from redteam.score.agents import ScoreSettings, enforce, measure, rescore
 
 _REMOTE = ("openai:", "llama:")

@@ -18,7 +18,8 @@ from redteam.core.errors import ArtifactError
 from redteam.core.record import Cell
 from redteam.core.scored import Scored
 from redteam.core.threat import DataSource, Kind, Work
-from redteam.core.types import ImageDataset, Spec
+from redteam.core.types import Spec
+from redteam.data.nouns import ImageDataset
 from redteam.federated import SPEC, FederatedTarget, configure, make
 from redteam.federation import Federation
 from redteam.score.federation import enforce_threat, measure, rescore

@@ -17,9 +17,10 @@ from redteam.core.record import Cell
 from redteam.core.scored import Scored
 from redteam.core.threat import DataSource, Kind, Work
 from redteam.core.types import Spec
+from redteam.data.nouns import TextDataset
 from redteam.data.texts import load_texts
-from redteam.language import TextDataset
-from redteam.llm.target import SPEC, LanguageTarget, configure, content_named, make, pinned
+from redteam.llm.opening import content_named
+from redteam.llm.target import SPEC, LanguageTarget, configure, make, pinned
 from redteam.score.strings import ScoreSettings, enforce, measure, rescore
 
 _REMOTE = ("openai", "llama")

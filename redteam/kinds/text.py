@@ -15,8 +15,8 @@ from redteam.core.record import Cell
 from redteam.core.scored import Scored
 from redteam.core.threat import DataSource, Kind, Work
 from redteam.core.types import Spec
+from redteam.data.nouns import TextDataset
 from redteam.data.texts import load_texts
-from redteam.language import TextDataset
 from redteam.llm.text_target import SPEC, ModerationTarget, configure, make, pinned
 from redteam.score.moderation import ScoreSettings, enforce, measure, rescore
 

@@ -19,9 +19,12 @@ from redteam.core.record import Cell
 from redteam.core.scored import Scored
 from redteam.core.seeding import SeedPath
 from redteam.core.threat import DataSource, Kind, Work
-from redteam.core.types import ImageDataset, Spec, Trainable, TrainingSet
+from redteam.core.types import Spec
+from redteam.data.nouns import ImageDataset
+from redteam.learn.nouns import TrainingSet
+from redteam.learn.train import fit, steps_per_epoch
 from redteam.score.poisoning import enforce_threat, measure, rescore
-from redteam.train import fit, steps_per_epoch
+from redteam.threats.poisoning.nouns import Trainable
 from redteam.trainable import SPEC, ImageTrainable, configure, make
 
 _TIMED_STEPS = 6

@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from redteam.chat import ChatModel, Message, Said, Tool
 from redteam.core.context import Context
 from redteam.core.errors import CapabilityError
-from redteam.language import LanguageModel, Sampling
 from redteam.llm.chat_tools import call_text
+from redteam.llm.language import LanguageModel, Sampling
+from redteam.llm.messages import ChatModel, Message, Said, Tool
+from redteam.llm.opening import open_model
 from redteam.llm.options import ModelOptions
-from redteam.llm.target import open_model
 
 _NATIVE = {
     "tiny": ("redteam.llm.chat_tiny", "TinyChat"),

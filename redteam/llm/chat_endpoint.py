@@ -11,19 +11,19 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
-from redteam.chat import Message, Said, Tool
 from redteam.core.errors import CapabilityError, ConfigError
-from redteam.language import Sampling
 from redteam.llm.chat import problem, with_system
 from redteam.llm.chat_text import ChatText
 from redteam.llm.chat_tools import check_tools, parse_calls
 from redteam.llm.endpoint import Endpoint
+from redteam.llm.language import Sampling
 from redteam.llm.llama import CONTEXT
+from redteam.llm.messages import Message, Said, Tool
 from redteam.llm.replies import Ask, Reply
 
 
 class EndpointChat:
-    """An endpoint as a `redteam.chat.ChatModel`. model: opened with template = chat."""
+    """An endpoint as a `redteam.llm.messages.ChatModel`. model: opened with template = chat."""
 
     def __init__(self, model: Endpoint) -> None:
         if model.template != "chat":

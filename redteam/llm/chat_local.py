@@ -13,14 +13,14 @@ from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from redteam.chat import Message, Said, Tool
 from redteam.core.errors import CapabilityError
-from redteam.language import Sampling
 from redteam.llm.chat import problem, with_system
 from redteam.llm.chat_plan import Run, plan_runs
 from redteam.llm.chat_text import ChatText
 from redteam.llm.chat_tools import as_dicts, check_tools, parse_calls
+from redteam.llm.language import Sampling
 from redteam.llm.local import LocalModel
+from redteam.llm.messages import Message, Said, Tool
 from redteam.llm.prefix import EMPTY, Ids, stacked
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class LocalChat:
-    """A local model as a `redteam.chat.ChatModel`. model: opened with template = chat."""
+    """A local model as a `redteam.llm.messages.ChatModel`. model: opened with template = chat."""
 
     def __init__(self, model: LocalModel) -> None:
         if model.template != "chat":

@@ -17,10 +17,10 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
-from redteam.chat import Message, Tool
 from redteam.core.errors import BackendError, CapabilityError
 from redteam.llm.chat_tools import as_dicts, as_text, calls_as_text
 from redteam.llm.local_text import Text
+from redteam.llm.messages import Message, Tool
 
 _MARK = "MESSAGE{}TEXTGOESHERE"
 # Arguments are an object that the template writes as JSON, so their mark is one too.

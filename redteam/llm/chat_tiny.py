@@ -6,18 +6,18 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from redteam.chat import Message, Said, Tool
 from redteam.core.errors import CapabilityError
 from redteam.core.hashing import canonical_json
-from redteam.language import Sampling
 from redteam.llm.chat import problem, with_system
+from redteam.llm.language import Sampling
+from redteam.llm.messages import Message, Said, Tool
 from redteam.llm.tiny import ASSISTANT, END, SYSTEM, USER, TinyModel, to_bytes
 
 _TURNS = {"system": SYSTEM, "user": USER, "assistant": ASSISTANT}
 
 
 class TinyChat:
-    """The embedded model as a `redteam.chat.ChatModel`. It was trained on one question at a time."""
+    """The embedded model as a `redteam.llm.messages.ChatModel`. It was trained on one question at a time."""
 
     def __init__(self, model: TinyModel) -> None:
         if model.template != "chat":

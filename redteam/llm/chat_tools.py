@@ -13,9 +13,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from redteam.chat import Message, Tool, ToolCall
 from redteam.core.errors import DataError
 from redteam.core.hashing import canonical_json
+from redteam.llm.messages import Message, Tool, ToolCall
 
 MOST_CALLS = 64  # of one answer; more are text
 LONGEST = 2**18  # characters of an answer that are searched for calls

@@ -16,8 +16,8 @@ import numpy as np
 
 from redteam.core.context import Context
 from redteam.core.errors import CapabilityError, ConfigError
-from redteam.language import ANSWERED, Capabilities, Completion, NextToken, Sampling, Scores, Template
 from redteam.llm.exchange import Exchange, Server
+from redteam.llm.language import ANSWERED, Capabilities, Completion, NextToken, Sampling, Scores, Template
 from redteam.llm.options import ModelOptions
 from redteam.llm.pace import Pacer
 from redteam.llm.probe import probe
@@ -64,7 +64,7 @@ def open_endpoint(options: ModelOptions, ctx: Context, role: str = "target") -> 
 
 
 class Endpoint:
-    """A served model. A `redteam.language.LanguageModel`; see there for each method.
+    """A served model. A `redteam.llm.language.LanguageModel`; see there for each method.
 
     pacer: its history of concurrency is for the report.
     """

@@ -15,9 +15,9 @@ from typing import Any
 from redteam.core.context import Context
 from redteam.core.errors import BackendError, CapabilityError, DataError
 from redteam.core.hashing import canonical_json, digest_json
-from redteam.language import Sampling, Template
 from redteam.llm.cache import Cache, cache_key
 from redteam.llm.chat_tools import as_dicts, as_messages
+from redteam.llm.language import Sampling, Template
 from redteam.llm.pace import GaveUp, Pacer, TransientError
 from redteam.llm.replies import Api, Ask, MalformedError, Reply, parse
 from redteam.llm.tokenizers import Tokens

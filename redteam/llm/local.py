@@ -19,8 +19,8 @@ import numpy as np
 from redteam.core.context import Context
 from redteam.core.errors import CapabilityError, ConfigError, DataError
 from redteam.core.hashing import digest_json
-from redteam.language import Capabilities, Completion, NextToken, Sampling, Scores, Template
 from redteam.llm.gguf import parsed_once
+from redteam.llm.language import Capabilities, Completion, NextToken, Sampling, Scores, Template
 from redteam.llm.local_load import Network, Source, find_gguf, find_hf, load_network, load_tokenizer
 from redteam.llm.local_text import Text, open_text
 from redteam.llm.options import ModelOptions
@@ -63,7 +63,7 @@ def _text(source: Source, template: Template, system: str | None, stops: frozens
 
 
 class LocalModel:
-    """A network behind its template. A `redteam.language.LanguageModel`; see there for each method."""
+    """A network behind its template. A `redteam.llm.language.LanguageModel`; see there for each method."""
 
     kind: Literal["language-model"] = "language-model"
 

@@ -16,7 +16,7 @@ from redteam.llm.local_load import Network
 from redteam.llm.prefix import EMPTY, Ids, growing, shared_length
 
 if TYPE_CHECKING:
-    from redteam.language import Finish, Sampling
+    from redteam.llm.language import Finish, Sampling
 
 Choose = Callable[[torch.Tensor], int]
 

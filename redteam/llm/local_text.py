@@ -18,7 +18,7 @@ from redteam.core.errors import CapabilityError, ConfigError, DataError
 if TYPE_CHECKING:
     import numpy as np
 
-    from redteam.language import Template
+    from redteam.llm.language import Template
 
 # Control tokens that end an answer, by name: what their makers call the end of a turn or of a document.
 _ENDS = (

@@ -27,7 +27,7 @@ from redteam.core.context import Context
 from redteam.core.errors import ConfigError, DataError, nearest
 from redteam.core.types import TargetKind
 from redteam.data.moderated import EMBEDDED_DIR, WEIGHTS, read_card, read_checked
-from redteam.language import Finish, TextClassifier, Verdict
+from redteam.llm.language import Finish, TextClassifier, Verdict
 
 BACKENDS = {
     "embedded": "the classifier in the package; instant, no download",

@@ -20,8 +20,8 @@ import numpy as np
 from redteam.core.context import Context
 from redteam.core.errors import BackendError, ConfigError
 from redteam.core.types import TargetKind
-from redteam.language import Verdict
 from redteam.llm.endpoint import DEFAULT_URL
+from redteam.llm.language import Verdict
 from redteam.llm.moderation import Address, no_verdict, words_in
 from redteam.llm.pace import GaveUp, Pacer, TransientError
 from redteam.llm.replies import MalformedError

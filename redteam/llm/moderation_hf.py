@@ -22,7 +22,7 @@ from redteam.core.config import convert
 from redteam.core.context import Context
 from redteam.core.errors import BackendError, ConfigError, nearest
 from redteam.core.types import TargetKind
-from redteam.language import Verdict
+from redteam.llm.language import Verdict
 from redteam.llm.local_load import Source, find_hf, load_tokenizer, need_transformers
 from redteam.llm.moderation import THRESHOLD, Address, no_verdict
 

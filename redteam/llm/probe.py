@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from redteam.core.errors import BackendError, CapabilityError
-from redteam.language import ANSWERED, Capabilities, Sampling, Template
+from redteam.llm.language import ANSWERED, Capabilities, Sampling, Template
 from redteam.llm.replies import Ask, Reply, Step
 
 PROMPT = "The capital of France is"

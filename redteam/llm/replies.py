@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from redteam.chat import Message, Tool, ToolCall
-from redteam.language import Finish, Sampling
 from redteam.llm.chat_tools import MOST_CALLS, written
+from redteam.llm.language import Finish, Sampling
+from redteam.llm.messages import Message, Tool, ToolCall
 
 Api = Literal["completions", "chat"]
 # Servers that cannot write minus infinity write this, or less.

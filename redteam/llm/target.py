@@ -6,37 +6,19 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any
 
 from redteam.core.config import build, check_ranges, knob
 from redteam.core.context import Context
 from redteam.core.errors import CapabilityError, ConfigError, DataError
 from redteam.core.types import Preset, Spec, TargetKind
-from redteam.language import LanguageModel, TextDataset
+from redteam.data.nouns import TextDataset
+from redteam.llm.language import Goal, LanguageModel
+from redteam.llm.opening import content_of, open_model
 from redteam.llm.options import ModelOptions
-
-_OPENERS = {
-    "tiny": ("redteam.llm.tiny", "open_tiny"),
-    "gguf": ("redteam.llm.local", "open_local"),
-    "hf": ("redteam.llm.local", "open_local"),
-    "llama": ("redteam.llm.llama", "open_llama"),
-    "openai": ("redteam.llm.endpoint", "open_endpoint"),
-}
-
-
-def open_model(options: ModelOptions, ctx: Context, role: str = "target") -> LanguageModel:
-    """Open a model; what it is asked is booked in `ctx.ledger` under `role`.
-
-    Raises:
-        ConfigError: a package, a file, a key or a name is missing; the message says which.
-    """
-    module, function = _OPENERS[options.backend]
-    model: LanguageModel = getattr(importlib.import_module(module), function)(options, ctx, role)
-    return model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,15 +39,6 @@ class LanguageConfig(ModelOptions):
     def options(self) -> ModelOptions:
         """What opens the model."""
         return ModelOptions(**{name: getattr(self, name) for name in ModelOptions.__dataclass_fields__})
-
-
-@dataclass(frozen=True)
-class Goal:
-    """One string to elicit. tokens: its ids at the beginning of an answer."""
-
-    id: str
-    text: str
-    tokens: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -126,25 +99,6 @@ def _goal(model: LanguageModel, name: str, text: str, tokens: int | None, known:
         if text.startswith(cut) and cut and (again := model.target_ids(cut)) == whole[: len(again)]:
             return Goal(name, cut, tuple(again))
     raise DataError(f"the string '{name}' cannot be cut to {tokens} tokens of this tokenizer: {text!r}")
-
-
-@lru_cache(maxsize=16)
-def content_of(backend: str, name: str) -> str:
-    """sha256 of a local model's bytes (of a hub id, its commit), or an empty string for a remote one."""
-    if backend in ("gguf", "llama"):
-        gguf = importlib.import_module("redteam.llm.gguf")
-        return str(gguf.digest_of(gguf.resolve_gguf(name)))
-    if backend == "hf":
-        return str(importlib.import_module("redteam.llm.local_load").find_hf(name).content)
-    if backend == "tiny":
-        return str(importlib.import_module("redteam.llm.tiny").load_network().card["sha256"])
-    return ""
-
-
-def content_named(text: str) -> str:
-    """The digest of the local model that a setting such as `hf:PATH` names; empty for any other text."""
-    backend, colon, name = text.partition(":")
-    return content_of(backend, name) if colon and backend in _OPENERS else ""
 
 
 def pinned(target: LanguageTarget) -> Mapping[str, str]:

@@ -16,7 +16,8 @@ from redteam.core.config import build, check_ranges, knob, to_json
 from redteam.core.context import Context
 from redteam.core.errors import ConfigError
 from redteam.core.types import Preset, Spec, TargetKind
-from redteam.language import TextClassifier, TextDataset
+from redteam.data.nouns import TextDataset
+from redteam.llm.language import TextClassifier
 from redteam.llm.moderation import Address, open_classifier
 
 Split = Literal["train", "validation"]

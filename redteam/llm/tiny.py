@@ -22,9 +22,9 @@ from redteam.core.context import Context
 from redteam.core.errors import ArtifactError, CapabilityError, ConfigError, DataError
 from redteam.core.seeding import SeedPath
 from redteam.data.words import EMBEDDED_DIR
-from redteam.language import Capabilities, Completion, NextToken, Sampling, Scores, Template
+from redteam.learn.models.transformer import Cache, Shape, Transformer
+from redteam.llm.language import Capabilities, Completion, NextToken, Sampling, Scores, Template
 from redteam.llm.options import ModelOptions
-from redteam.models.transformer import Cache, Shape, Transformer
 
 BYTES = 256
 BEGIN, END, SYSTEM, USER, ASSISTANT = range(BYTES, BYTES + 5)
@@ -96,7 +96,7 @@ def open_tiny(options: ModelOptions, ctx: Context, role: str = "target") -> Tiny
 
 
 class TinyModel:
-    """The embedded network behind its template. A `redteam.language.LanguageModel`; see there."""
+    """The embedded network behind its template. A `redteam.llm.language.LanguageModel`; see there."""
 
     kind: Literal["language-model"] = "language-model"
 

@@ -21,7 +21,7 @@ from redteam.llm.local_text import Text, open_text
 if TYPE_CHECKING:
     import numpy as np
 
-    from redteam.language import Template
+    from redteam.llm.language import Template
 
 Fetch = Callable[[str, Mapping[str, Any] | None], Any]
 _CHUNK = 1024  # tokens of a vocabulary that a server is asked about at once
@@ -44,7 +44,7 @@ class Tokens:
 
     @cached_property
     def vocabulary(self) -> np.ndarray:
-        """(V,) int64, see `redteam.language.LanguageModel.vocabulary`."""
+        """(V,) int64, see `redteam.llm.language.LanguageModel.vocabulary`."""
         return self.text.vocabulary if self.list_vocabulary is None else self.list_vocabulary()
 
 

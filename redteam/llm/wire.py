@@ -18,7 +18,7 @@ from functools import lru_cache
 from typing import Any
 
 from redteam.core.errors import BackendError, ConfigError
-from redteam.language import Finish
+from redteam.llm.language import Finish
 from redteam.llm.pace import TransientError, retry_after
 from redteam.llm.replies import Api
 

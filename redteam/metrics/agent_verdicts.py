@@ -11,8 +11,8 @@ from typing import Any
 
 import pandas as pd
 
-from redteam.language import ANSWERED
 from redteam.leaks import Hit, Needle, Text, compact, find
+from redteam.llm.language import ANSWERED
 
 QUESTION_COLUMNS = ("id", "profile", "task", "field")
 NORM_COLUMNS = ("task", "field", "label")

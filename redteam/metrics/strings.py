@@ -21,7 +21,7 @@ import pandas as pd
 from scipy import stats as sps
 
 from redteam.core.stats import CONFIDENCE, Estimate, paired_difference, rate
-from redteam.language import ANSWERED
+from redteam.llm.language import ANSWERED
 
 OUTCOME_COLUMNS = (
     "id", "target", "length", "template", "arm", "sample", "prompt", "text", "finish", "exact", "contains",

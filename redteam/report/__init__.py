@@ -18,7 +18,7 @@ from redteam.artifacts import Poison
 from redteam.core.errors import ArtifactError, DataError, RecordError
 from redteam.core.record import Record
 from redteam.core.store import read_run
-from redteam.core.types import ImageDataset
+from redteam.data.nouns import ImageDataset
 from redteam.report import curve, pictures, plots, words
 
 __all__ = ["render"]

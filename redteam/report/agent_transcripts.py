@@ -15,7 +15,7 @@ from urllib.parse import quote
 import pandas as pd
 from markupsafe import Markup, escape
 
-from redteam.language import ANSWERED
+from redteam.llm.language import ANSWERED
 from redteam.report.words import count
 
 SHOWN = 400  # conversations on a page

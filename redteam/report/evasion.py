@@ -18,7 +18,7 @@ from redteam.artifacts import Perturbed
 from redteam.core.errors import ArtifactError, DataError, RecordError
 from redteam.core.record import Record
 from redteam.core.store import read_run
-from redteam.core.types import ImageSet
+from redteam.data.nouns import ImageSet
 from redteam.domain import DomainDataset
 from redteam.report import evasion_pictures as pictures
 from redteam.report import evasion_plots as plots

@@ -10,7 +10,7 @@ import pandas as pd
 
 from redteam.artifacts import Perturbed
 from redteam.core.errors import DataError
-from redteam.core.types import ImageSet
+from redteam.data.nouns import ImageSet
 from redteam.report.pictures import png_uri
 
 FOOLED, STOOD = 8, 4

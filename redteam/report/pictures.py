@@ -13,7 +13,7 @@ from PIL import Image
 
 from redteam import triggers
 from redteam.artifacts import Poison
-from redteam.core.types import ImageDataset
+from redteam.data.nouns import ImageDataset
 
 EXAMPLES = 8
 AMPLIFIED = 8

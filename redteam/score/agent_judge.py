@@ -17,10 +17,10 @@ from math import sqrt
 import pandas as pd
 from scipy import stats as sps
 
-from redteam.chat import ChatModel, Message
 from redteam.core.stats import CONFIDENCE, Estimate, rate, two_way_clustered
 from redteam.dialogue import AgentDataset, Profile
-from redteam.language import ANSWERED, Sampling
+from redteam.llm.language import ANSWERED, Sampling
+from redteam.llm.messages import ChatModel, Message
 
 # Sensitivity and specificity that add up to no more: the judge is a coin, or hardly better.
 HOPELESS = 1.05

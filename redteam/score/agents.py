@@ -14,7 +14,6 @@ from typing import Any
 import pandas as pd
 
 from redteam.artifacts import Scripts
-from redteam.chat import ChatModel
 from redteam.core.context import Context
 from redteam.core.errors import ArtifactError, BudgetExceededError
 from redteam.core.scored import Scored
@@ -29,7 +28,8 @@ from redteam.dialogue import (
     TrustedContext,
     minimising,
 )
-from redteam.language import ANSWERED
+from redteam.llm.language import ANSWERED
+from redteam.llm.messages import ChatModel
 from redteam.metrics.agents import (
     FACT_COLUMNS,
     MINIMISED_COLUMNS,

@@ -19,6 +19,7 @@ from redteam.core.scored import Scored
 from redteam.core.stats import wilson
 from redteam.domain import DomainDataset
 from redteam.evasion import Attackable, Fitted, to_tensor
+from redteam.learn.perturb import Norm, uniform
 from redteam.metrics.evasion import (
     HISTORY_COLUMNS,
     OUTCOME_COLUMNS,
@@ -35,7 +36,6 @@ from redteam.metrics.evasion import (
     selection_metrics,
     validation_metrics,
 )
-from redteam.perturb import Norm, uniform
 from redteam.score import probes
 from redteam.score.evasion_budget import allowed, enforce_ball, enforce_fit, enforce_threat
 from redteam.score.evasion_states import answered, pseudo_of, states_of

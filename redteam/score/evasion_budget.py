@@ -9,8 +9,8 @@ import numpy as np
 
 from redteam.artifacts.evasion import WRONG, Perturbed
 from redteam.core.errors import ArtifactError, BudgetExceededError
-from redteam.core.types import ImageSet
-from redteam.perturb import parse_eps
+from redteam.data.nouns import ImageSet
+from redteam.learn.perturb import parse_eps
 
 # Rounding that is no excess: relative to the radius, and of a pixel. An example, its sum with a perturbation and the
 # radius are each rounded to float32; four units in the last place below 1 cover that on any device.

@@ -14,8 +14,8 @@ from redteam.core.context import Context
 from redteam.core.errors import ArtifactError
 from redteam.core.hashing import digest_arrays
 from redteam.evasion import Attackable, Fitted, answers
+from redteam.learn.perturb import Ball, uniform
 from redteam.metrics.evasion import HISTORY_COLUMNS, PSEUDO_COLUMNS, SELECTION_COLUMNS
-from redteam.perturb import Ball, uniform
 from redteam.score import probes
 
 _VERSION = 1

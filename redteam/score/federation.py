@@ -19,7 +19,7 @@ from redteam.core.context import Context
 from redteam.core.errors import ArtifactError, BudgetExceededError
 from redteam.core.scored import Scored
 from redteam.core.stats import Estimate
-from redteam.core.types import ImageDataset, ImageSet
+from redteam.data.nouns import ImageDataset, ImageSet
 from redteam.federated.conduct import Conduct
 from redteam.federation import FederatedRun, Federation, Snapshot
 from redteam.metrics.federation import (

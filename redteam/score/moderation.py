@@ -18,7 +18,8 @@ from redteam.core.context import Context
 from redteam.core.errors import ArtifactError, BudgetExceededError
 from redteam.core.scored import Scored
 from redteam.core.stats import Estimate
-from redteam.language import ANSWERED, TextClassifier, TextDataset, Verdict
+from redteam.data.nouns import TextDataset
+from redteam.llm.language import ANSWERED, TextClassifier, Verdict
 from redteam.metrics.moderation import (
     ARMS,
     BENIGN_COLUMNS,

@@ -18,10 +18,12 @@ from redteam.core.context import Context
 from redteam.core.errors import ArtifactError, BudgetExceededError
 from redteam.core.scored import Scored
 from redteam.core.stats import Estimate
-from redteam.core.types import Classifier, ImageDataset, ImageSet, Trainable, TrainingSet
+from redteam.data.nouns import ImageDataset, ImageSet
 from redteam.filtering import FilteredClassifier
+from redteam.learn.nouns import Classifier, TrainingSet
 from redteam.metrics.filtering import filter_groups, filter_metrics, retrain_cost
 from redteam.metrics.poisoning import OUTCOME_COLUMNS, poisoning_metrics
+from redteam.threats.poisoning.nouns import Trainable
 
 # Thresholds of the flags, as documented in docs/flags.md.
 _COLLAPSED = 0.5

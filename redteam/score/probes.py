@@ -16,7 +16,7 @@ from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from redteam.core.stats import wilson
-from redteam.perturb import Ball, Draw, Norm, ce, margin, pgd
+from redteam.learn.perturb import Ball, Draw, Norm, ce, margin, pgd
 
 PROBE_COLUMNS = ("victim", "name", "value", "n")
 # Images that a probe asks about at most, and those that it takes gradients of.

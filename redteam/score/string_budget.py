@@ -7,7 +7,7 @@ from typing import Any
 
 from redteam.artifacts import Strings
 from redteam.core.errors import ArtifactError, BudgetExceededError, CapabilityError
-from redteam.language import TextDataset
+from redteam.data.nouns import TextDataset
 
 _ROUNDING = 1e-9  # sums of dollars
 

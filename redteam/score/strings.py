@@ -20,7 +20,8 @@ from redteam.core.context import Context
 from redteam.core.errors import ArtifactError, CapabilityError
 from redteam.core.scored import Scored
 from redteam.core.stats import Estimate, paired_difference
-from redteam.language import Completion, LanguageModel, Sampling, TextDataset
+from redteam.data.nouns import TextDataset
+from redteam.llm.language import Completion, LanguageModel, Sampling
 from redteam.metrics.strings import (
     BENIGN_COLUMNS,
     OUTCOME_COLUMNS,

@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from redteam import models
 from redteam.adapt.external import Normalised, check, digest, is_external, load_external, parse, parts
 from redteam.core.errors import ConfigError, UnknownNameError
 from redteam.core.hashing import digest_file
 from redteam.core.seeding import SeedPath
+from redteam.learn import models
 
 K, SIDE = 5, 16
 SOURCE = """

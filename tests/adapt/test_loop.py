@@ -19,9 +19,9 @@ from redteam.core.context import Context
 from redteam.core.device import Device
 from redteam.core.errors import ConfigError, TrainingError, UnknownNameError
 from redteam.core.seeding import SeedPath
-from redteam.core.types import ImageSet
+from redteam.data.nouns import ImageSet
 from redteam.domain import split
-from redteam.perturb import ce
+from redteam.learn.perturb import ce
 from tests.adapt.toys import bands, pair, single
 
 TINY = DomainConfig(

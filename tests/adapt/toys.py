@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from redteam.core.types import ImageSet
+from redteam.data.nouns import ImageSet
 from redteam.domain import DomainDataset
 
 

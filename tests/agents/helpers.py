@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from redteam.chat import Message, Said, Tool
 from redteam.dialogue import (
     AgentDataset,
     Derived,
@@ -17,7 +16,8 @@ from redteam.dialogue import (
     Turn,
     Value,
 )
-from redteam.language import Sampling
+from redteam.llm.language import Sampling
+from redteam.llm.messages import Message, Said, Tool
 
 FIELDS = (
     Field(name="email", words="email address", kind="email", sensitivity=1),

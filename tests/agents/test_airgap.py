@@ -14,14 +14,14 @@ from defenses.privacy_prompt import Directed
 from redteam.agents.conversational import DATA, UNLISTED, ConversationalAgent
 from redteam.agents.minimisers import HEAD, ModelMinimiser, RandomMinimiser, RuleMinimiser
 from redteam.agents.target import AgentConfig, AgentTarget
-from redteam.chat import Said
 from redteam.core import registry
 from redteam.core.context import Context
 from redteam.core.device import Device
 from redteam.core.errors import ConfigError
 from redteam.core.seeding import SeedPath
 from redteam.dialogue import Agent, Dialogue, Minimising, RuleTable, Turn, minimising
-from redteam.language import Sampling
+from redteam.llm.language import Sampling
+from redteam.llm.messages import Said
 from tests.agents.helpers import RULES, Recorder, dialogue, world
 
 CTX = Context(Device("cpu"), SeedPath(0))

@@ -15,8 +15,8 @@ from redteam.agents.conversational import (
     resolve,
     system_message,
 )
-from redteam.chat import Said, ToolCall
-from redteam.language import Sampling
+from redteam.llm.language import Sampling
+from redteam.llm.messages import Said, ToolCall
 from tests.agents.helpers import Recorder, dialogue
 
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from redteam.agents.minimisers import ModelMinimiser, listed, prompt
-from redteam.chat import Said
-from redteam.language import Sampling
+from redteam.llm.language import Sampling
+from redteam.llm.messages import Said
 from tests.agents.helpers import Recorder, dialogue, world
 
 WORDS = {f.name: f.words for f in world().fields}

@@ -17,7 +17,8 @@ from redteam.adapt.config import DomainConfig
 from redteam.core.context import Context
 from redteam.core.device import Device
 from redteam.core.seeding import SeedPath
-from redteam.core.types import ImageSet, TargetKind
+from redteam.core.types import TargetKind
+from redteam.data.nouns import ImageSet
 from redteam.domain import DomainSplit
 from redteam.evasion import Fitted, to_tensor
 

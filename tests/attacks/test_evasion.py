@@ -18,7 +18,7 @@ from attacks._shared.projected import Pgd
 from redteam.artifacts import load
 from redteam.core.context import Limits
 from redteam.core.errors import ConfigError, LimitReachedError, RedteamError
-from redteam.perturb import Ball, lengths
+from redteam.learn.perturb import Ball, lengths
 from tests.attacks.evasion_toys import (
     FakeTarget,
     Function,

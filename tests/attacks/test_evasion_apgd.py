@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from attacks import apgd, apgd_t, pgd
 from attacks._shared.apgd import checkpoints, start, targeted_dlr, targeted_margin, untargeted_ce
 from redteam.core.seeding import SeedPath
-from redteam.perturb import Ball, lengths
+from redteam.learn.perturb import Ball, lengths
 from tests.attacks.evasion_toys import at, context, digits, robust, run
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from attacks import fab, pgd, square
 from redteam.core.errors import ConfigError
-from redteam.perturb import lengths
+from redteam.learn.perturb import lengths
 from tests.attacks.evasion_toys import (
     FakeTarget,
     Function,

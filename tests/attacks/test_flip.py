@@ -14,7 +14,7 @@ from scipy.stats import spearmanr
 from attacks import flip
 from attacks.flip import craft, select
 from redteam.core.errors import ConfigError, InputError
-from redteam.core.types import ImageSet
+from redteam.data.nouns import ImageSet
 
 TINY = {"experts": 1, "expert_epochs": 1, "passes": 2, "batch_size": 32, "checkpoint_every": 2, "budget": 6}
 

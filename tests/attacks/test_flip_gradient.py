@@ -9,8 +9,8 @@ from torch.func import functional_call
 
 from attacks.flip.craft import without_running_stats
 from attacks.flip.gradient import Sgd, logit_gradient, matching_gradient, regularizer_gradient
-from redteam import models
 from redteam.core.seeding import SeedPath
+from redteam.learn import models
 
 B, K = 12, 4
 

@@ -18,8 +18,7 @@ from attacks._shared.losses import (
     open_provider,
 )
 from redteam.core.errors import CapabilityError
-from redteam.language import Capabilities
-from redteam.llm.target import Goal
+from redteam.llm.language import Capabilities, Goal
 from tests.llm.toy import TopKAPI, ToyModel
 
 WORD = Goal("g", "word", tuple(map(ord, "word")))

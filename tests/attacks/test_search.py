@@ -17,8 +17,7 @@ from attacks._shared.search_state import State
 from attacks._shared.string_search import Setting, StringSearch, best_of, run_search, search_one
 from redteam.core.errors import ConfigError, DriftError, LimitReachedError
 from redteam.core.seeding import SeedPath
-from redteam.language import Scores
-from redteam.llm.target import Goal
+from redteam.llm.language import Goal, Scores
 from tests.llm.toy import TopKAPI, ToyModel
 
 GOALS = [Goal(w, w, tuple(map(ord, w))) for w in ("frog", "lamp", "tree", "wind", "salt", "moon")]

@@ -13,12 +13,12 @@ from torchvision import transforms
 
 from attacks.flip.craft import without_running_stats
 from attacks.flip.gradient import Sgd, logit_gradient, matching_gradient
-from redteam import models
 from redteam.core.context import Context
 from redteam.core.device import Device
 from redteam.core.seeding import SeedPath
-from redteam.core.types import DatasetFacts
-from redteam.train import Recipe, Resident, fit
+from redteam.data.nouns import DatasetFacts
+from redteam.learn import models
+from redteam.learn.train import Recipe, Resident, fit
 
 Way = Callable[[], object]
 FACTS = DatasetFacts(

@@ -7,12 +7,12 @@ import time
 
 import torch
 
-from redteam import models
 from redteam.core.device import resolve, set_threads
 from redteam.core.seeding import SeedPath
 from redteam.federated import FederationConfig
 from redteam.federated.local import Recipe, generic, orders, train
 from redteam.federated.network import Network
+from redteam.learn import models
 from tests.bench.cases import Way
 from tests.bench.timing import side_by_side
 

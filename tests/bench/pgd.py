@@ -17,10 +17,10 @@ from torch import nn
 
 from attacks._shared.meter import Meter, frozen
 from attacks._shared.projected import Pgd, attempt
-from redteam import models
 from redteam.core.device import set_threads
 from redteam.core.seeding import SeedPath
-from redteam.perturb import Ball
+from redteam.learn import models
+from redteam.learn.perturb import Ball
 from tests.bench.timing import Ratio, side_by_side
 
 EPS, STEPS = 0.1, 20

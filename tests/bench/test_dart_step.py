@@ -25,13 +25,13 @@ import pytest
 import torch
 
 from defenses.dart import Config, Dart
-from redteam import models
 from redteam.adapt.algorithm import Step
 from redteam.adapt.divergence import critic_loss
 from redteam.adapt.networks import Classifier, Networks, critic
 from redteam.core.device import set_threads
 from redteam.core.seeding import SeedPath
-from redteam.perturb import Ball, ce
+from redteam.learn import models
+from redteam.learn.perturb import Ball, ce
 from tests.bench.timing import side_by_side
 
 Way = Callable[[], object]

@@ -17,7 +17,8 @@ from redteam.core.hashing import digest_json
 from redteam.core.record import Cell, Cost, DefensePlugin, Metric, Plugin, Record, TaskInfo
 from redteam.core.seeding import SeedPath
 from redteam.core.store import Store
-from redteam.language import Capabilities, Completion, NextToken, Sampling, Scores, TextDataset
+from redteam.data.nouns import TextDataset
+from redteam.llm.language import Capabilities, Completion, NextToken, Sampling, Scores
 from redteam.score.strings import ScoreSettings, measure
 from tests.leaderboards.helpers import ENVIRONMENT
 

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats as sps
 
-from redteam.chat import Said
 from redteam.core.stats import Estimate, rate, two_way_clustered
 from redteam.leaks import Needle, find
+from redteam.llm.messages import Said
 from redteam.score.agent_judge import HOPELESS, corrected, judge_metrics, judged_by, labelled_cases, parse
 from redteam.score.agents import ScoreSettings, measure, rescore
 from tests.core.agent_helpers import (

@@ -16,11 +16,11 @@ from redteam.artifacts import load
 from redteam.artifacts.evasion import SURVIVED, WRONG, Perturbed
 from redteam.core.errors import ArtifactError, BudgetExceededError, DataError
 from redteam.core.stats import across_cells, paired_difference, rate, wilson
-from redteam.core.types import ImageSet
+from redteam.data.nouns import ImageSet
 from redteam.domain import DomainDataset, DomainSplit
 from redteam.evasion import Fitted, to_tensor
+from redteam.learn.perturb import Ball
 from redteam.metrics import evasion as metrics
-from redteam.perturb import Ball
 from redteam.score.evasion import enforce_threat, measure, rescore
 from redteam.score.evasion_budget import enforce_ball
 

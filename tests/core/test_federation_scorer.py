@@ -12,7 +12,7 @@ from redteam import triggers
 from redteam.artifacts import Clients, load
 from redteam.core.errors import ArtifactError, BudgetExceededError
 from redteam.core.stats import wilson
-from redteam.core.types import DatasetFacts, ImageDataset, ImageSet
+from redteam.data.nouns import DatasetFacts, ImageDataset, ImageSet
 from redteam.federation import FederatedRun, Federation, Snapshot
 from redteam.metrics.federation import CLIENT_COLUMNS, ROUND_COLUMNS, of_clients, over_rounds
 from redteam.score.federation import enforce_threat, measure, rescore

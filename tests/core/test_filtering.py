@@ -12,10 +12,10 @@ from torch import nn
 from redteam.core.device import Device
 from redteam.core.errors import ArtifactError, ConfigError
 from redteam.core.seeding import SeedPath
-from redteam.core.types import TrainingSet
-from redteam.features import features
 from redteam.filtering import Overridden, Verdicts
-from redteam.train import Converged, Stop, fit
+from redteam.learn.features import features
+from redteam.learn.nouns import TrainingSet
+from redteam.learn.train import Converged, Stop, fit
 from redteam.trainable import ImageTrainable
 from tests.conftest import small_config, stripes_dataset
 
@@ -101,7 +101,7 @@ def test_representations_are_what_the_head_sees():
     images = data.test.images[:5]
     found = features(model, images, data.facts, torch.device("cpu"), "penultimate")
     head = [m for m in model.modules() if isinstance(m, nn.Linear)][-1]
-    from redteam.train import predict
+    from redteam.learn.train import predict
 
     logits = predict(model, images, data.facts, torch.device("cpu"))
     again = head(torch.from_numpy(found)).detach().numpy()

@@ -14,7 +14,8 @@ from scipy import stats as sps
 from redteam.artifacts import Suffixes, load
 from redteam.core.errors import ArtifactError, BudgetExceededError
 from redteam.core.stats import wilson
-from redteam.language import TextDataset, Verdict
+from redteam.data.nouns import TextDataset
+from redteam.llm.language import Verdict
 from redteam.metrics.moderation import (
     ARMS,
     by_text,

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from redteam.perturb import Ball, ce, margin
+from redteam.learn.perturb import Ball, ce, margin
 from redteam.score import probes
 
 N, CLASSES, SIDE = 40, 4, 4

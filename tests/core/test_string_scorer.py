@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from redteam.artifacts import load
 from redteam.core.context import Limits
 from redteam.core.errors import ArtifactError, BudgetExceededError, ConfigError, LimitReachedError
-from redteam.language import LanguageModel
+from redteam.llm.language import LanguageModel
 from redteam.metrics.strings import OUTCOME_COLUMNS
 from redteam.score.strings import ScoreSettings, enforce, measure, rescore
 from tests.core.string_helpers import BENIGN, TEXTS, Scripted, context, dataset, model, strings

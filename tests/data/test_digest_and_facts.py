@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from redteam.core.errors import DataError
-from redteam.core.types import ImageSet
 from redteam.data.facts import channel_stats, class_pair, computed_facts, customary_facts
+from redteam.data.nouns import ImageSet
 
 from .make import pixels
 

@@ -16,11 +16,11 @@ from redteam import data
 from redteam.core.errors import DataError, UnknownNameError
 from redteam.core.hashing import digest_arrays
 from redteam.core.seeding import SeedPath
-from redteam.core.types import ImageSet
 from redteam.data import catalog
 from redteam.data.access import Access
 from redteam.data.domains import digits, load_pair, names, starred
 from redteam.data.domains.textures import crop, textures
+from redteam.data.nouns import ImageSet
 from redteam.domain import DomainDataset, split
 from tests.data.make import encode, pixels, write_idx_set, write_parquet_set
 

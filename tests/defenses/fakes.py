@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from redteam.core.errors import CapabilityError
-from redteam.language import Capabilities, Completion, Finish, NextToken, Sampling, Scores, Verdict
+from redteam.llm.language import Capabilities, Completion, Finish, NextToken, Sampling, Scores, Verdict
 from redteam.llm.options import ModelOptions
 
 CONTROL = "<|end|>"

@@ -18,7 +18,7 @@ from redteam.adapt.config import DomainConfig
 from redteam.adapt.divergence import coral, mmd
 from redteam.adapt.target import SPEC
 from redteam.core.config import build, to_json
-from redteam.perturb import ce, kl, lengths
+from redteam.learn.perturb import ce, kl, lengths
 from tests.defenses.updates import ELEVEN, EVERY, MODULES, algorithm, make_step, update
 
 WITH_INNER = [case for case in EVERY if case[0] != "dann"]

@@ -12,7 +12,7 @@ import torch
 
 from redteam.adapt.algorithm import Erm, Step
 from redteam.adapt.networks import Networks
-from redteam.perturb import Ball, ce, pgd
+from redteam.learn.perturb import Ball, ce, pgd
 from tests.defenses.test_adaptation import name_of
 from tests.defenses.updates import EVERY, SHAPE, algorithm, draws, networks, update
 

@@ -16,7 +16,7 @@ from defenses._shared.told import Told, oracle, told
 from redteam.core import registry
 from redteam.core.device import Device
 from redteam.core.errors import ConfigError, RedteamError, ThreatMismatchError
-from redteam.core.types import TrainingSet
+from redteam.learn.nouns import TrainingSet
 from redteam.trainable import ImageTrainable
 from tests.conftest import small_config, stripes_dataset
 

@@ -17,7 +17,7 @@ from redteam.core.errors import CapabilityError, ConfigError
 from redteam.core.hashing import canonical_json
 from redteam.core.seeding import SeedPath
 from redteam.core.types import Spec
-from redteam.language import LanguageModel, PromptFilter, Sampling
+from redteam.llm.language import LanguageModel, PromptFilter, Sampling
 from redteam.llm.options import ModelOptions
 from tests.defenses.fakes import KNOWN, FakeClassifier, FakeModel, replace_module
 
@@ -205,7 +205,7 @@ def test_helper_models(monkeypatch):
         opened.append((options, role))
         return FakeModel(name=options.model, template=options.template)
 
-    replace_module(monkeypatch, "redteam.llm.target", open_model=open_model)
+    replace_module(monkeypatch, "redteam.llm.opening", open_model=open_model)
     known = FakeModel(options=ModelOptions(model="gguf:smollm2", template="chat", system="be terse", batch=4))
     defended = Guard(known, SPECS["smoothing"], SPECS["smoothing"].config())
     for target in (known, defended):

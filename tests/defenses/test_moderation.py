@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from defenses._shared.guard import REFUSAL
 from defenses.moderation import Config, run, suspicion
 from redteam.core.errors import ConfigError
-from redteam.language import PromptFilter, Sampling, Verdict
+from redteam.llm.language import PromptFilter, Sampling, Verdict
 from tests.defenses.fakes import FakeClassifier, FakeModel, replace_module
 
 

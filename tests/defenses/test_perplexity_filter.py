@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from defenses.perplexity_filter import SPEC, Config, judge, run, threshold_for, windowed_nll
 from redteam.core.errors import BackendError, ConfigError
-from redteam.language import Sampling
+from redteam.llm.language import Sampling
 from tests.defenses.fakes import CONTROL, FakeModel, cost, replace_module
 
 TEXT = st.text(max_size=60)
@@ -122,7 +122,7 @@ def test_a_given_threshold_needs_no_calibration(ctx, monkeypatch):
 
 def test_a_refused_prompt_costs_the_target_nothing_and_is_judged_once(ctx, monkeypatch):
     target, judging = FakeModel(), FakeModel(name="filter")
-    replace_module(monkeypatch, "redteam.llm.target", open_model=lambda options, ctx, role: judging)
+    replace_module(monkeypatch, "redteam.llm.opening", open_model=lambda options, ctx, role: judging)
     guard = run(target, Config(model="tiny:", window=2, threshold=3.0), ctx)
     fine, edge, refused = guard.generate(["ab", "2 c4a1", "a##b"], Sampling())
     assert (fine.finish, edge.finish, refused.finish) == ("stop", "stop", "refused")  # 1, 2.5, 8
@@ -142,7 +142,7 @@ def test_a_prompt_as_suspicious_as_the_threshold_passes(ctx):
 
 def test_a_filter_model_that_fails_is_an_error_and_no_refusal(ctx, monkeypatch):
     judging = FakeModel(finishes={"odd": "error"})
-    replace_module(monkeypatch, "redteam.llm.target", open_model=lambda options, ctx, role: judging)
+    replace_module(monkeypatch, "redteam.llm.opening", open_model=lambda options, ctx, role: judging)
     guard = run(FakeModel(), Config(model="tiny:", threshold=3.0), ctx)
     (answer,) = guard.generate(["odd"], Sampling())
     assert (answer.text, answer.finish) == ("", "error") and "told to fail" in answer.message

@@ -14,7 +14,7 @@ from defenses.retokenization import boundaries, split
 from redteam.core.context import Context
 from redteam.core.device import Device
 from redteam.core.seeding import SeedPath
-from redteam.language import Sampling
+from redteam.llm.language import Sampling
 from tests.defenses.fakes import CONTROL, FakeModel, replace_module
 
 CTX = Context(Device("cpu"), SeedPath(0))
@@ -190,7 +190,7 @@ def paraphraser(monkeypatch):
         opened.append((options.model, options.template, role))
         return model
 
-    replace_module(monkeypatch, "redteam.llm.target", open_model=open_model)
+    replace_module(monkeypatch, "redteam.llm.opening", open_model=open_model)
     model.opened = opened
     return model
 

@@ -16,9 +16,9 @@ from defenses.shadow.central import Shadowed, flag
 from defenses.shadow.config import Config
 from defenses.shadow.federated import Filter, Shadow, ShadowRule, Trend
 from redteam.core.errors import RedteamError, ThreatMismatchError
-from redteam.core.types import TrainingSet
 from redteam.federation import Setting, aggregated
 from redteam.filtering import FilteredClassifier, Overridden
+from redteam.learn.nouns import TrainingSet
 from tests.defenses.rounds import FakeFederation, noted, round_of
 from tests.federated.helpers import clients, federation
 

@@ -23,7 +23,7 @@ from redteam.core.context import Context
 from redteam.core.device import Device
 from redteam.core.errors import CapabilityError, ConfigError
 from redteam.core.seeding import SeedPath
-from redteam.language import Completion, Sampling, Scores
+from redteam.llm.language import Completion, Sampling, Scores
 from tests.defenses.fakes import FakeModel
 
 RATES = st.floats(0, 1)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy.stats import ortho_group
 
 from defenses import spectral_signatures as defence
-from redteam.core.types import TrainingSet
+from redteam.learn.nouns import TrainingSet
 from tests.conftest import stripes_dataset
 from tests.defenses.spikes import planted, recall
 

@@ -29,8 +29,8 @@ from redteam.core.context import Context
 from redteam.core.device import Device
 from redteam.core.errors import ConfigError, DataError, InputError, RedteamError
 from redteam.core.seeding import SeedPath
-from redteam.core.types import TrainingSet
 from redteam.federation import Round, Setting
+from redteam.learn.nouns import TrainingSet
 from tests.conftest import stripes_dataset
 from tests.defenses.spikes import elementwise_scores, frobenius_scores, planted, recall, whitened
 

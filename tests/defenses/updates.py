@@ -16,7 +16,7 @@ from redteam.core.config import build
 from redteam.core.context import Context
 from redteam.core.device import Device
 from redteam.core.seeding import SeedPath
-from redteam.perturb import Ball, Draw, Norm
+from redteam.learn.perturb import Ball, Draw, Norm
 
 SHAPE, CLASSES, FEATURES = (2, 3, 3), 3, 4
 MODULES = {

@@ -20,7 +20,7 @@ from redteam.core.record import json_schema
 from redteam.core.run import Settings, run_jobs
 from redteam.core.stats import Estimate, across_cells
 from redteam.core.threat import DataSource
-from redteam.core.types import ImageSet
+from redteam.data.nouns import ImageSet
 from redteam.federated import FederatedTarget
 from tests.federated.helpers import clients, federation
 

@@ -20,7 +20,8 @@ from redteam.core.record import json_schema
 from redteam.core.run import Settings, run_jobs
 from redteam.core.stats import Estimate, across_cells
 from redteam.core.threat import DataSource
-from redteam.core.types import ImageSet, TrainingSet
+from redteam.data.nouns import ImageSet
+from redteam.learn.nouns import TrainingSet
 from redteam.trainable import ImageTrainable
 from tests.conftest import small_config, stripes_dataset
 

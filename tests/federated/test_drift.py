@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from redteam import triggers
 from redteam.federated.drift import Drift, rotate
 from redteam.federated.holdings import Holdings
-from redteam.train import normalise
+from redteam.learn.train import normalise
 from tests.federated.helpers import clients, federation
 
 

@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from redteam import models
 from redteam.core.errors import ConfigError
 from redteam.core.seeding import SeedPath
 from redteam.federated.local import Recipe, generic, orders, train
 from redteam.federated.network import Network
-from redteam.models.convnets import Mlp
+from redteam.learn import models
+from redteam.learn.models.convnets import Mlp
 
 
 def network(name: str = "mlp", size: int = 8, channels: int = 1, classes: int = 4) -> Network:

@@ -10,13 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from redteam.chat import ChatModel, Message, Said, Tool, ToolCall
 from redteam.core.context import Context, Limits
 from redteam.core.device import Device
 from redteam.core.errors import CapabilityError, ConfigError, DataError, LimitReachedError
 from redteam.core.ledger import Ledger
 from redteam.core.seeding import SeedPath
-from redteam.language import Completion, Sampling
 from redteam.llm.chat import Flattened, flatten, open_chat, problem, with_system
 from redteam.llm.chat_plan import plan_runs
 from redteam.llm.chat_tiny import turns
@@ -29,6 +27,8 @@ from redteam.llm.chat_tools import (
     described,
     parse_calls,
 )
+from redteam.llm.language import Completion, Sampling
+from redteam.llm.messages import ChatModel, Message, Said, Tool, ToolCall
 from redteam.llm.options import ModelOptions
 from redteam.llm.prefix import shared_length
 from redteam.llm.tiny import ASSISTANT, BYTES, END, SYSTEM, USER, frame

@@ -11,17 +11,17 @@ import pytest
 
 pytest.importorskip("openai")
 
-from redteam.chat import ChatModel, Message, Tool, ToolCall
 from redteam.core.context import Context, Limits
 from redteam.core.device import Device
 from redteam.core.errors import BackendError, CapabilityError, ConfigError, DataError, LimitReachedError
 from redteam.core.ledger import Caps, Ledger
 from redteam.core.seeding import SeedPath
-from redteam.language import Sampling
 from redteam.llm.cache import cache_key
 from redteam.llm.chat import open_chat
 from redteam.llm.chat_endpoint import EndpointChat
 from redteam.llm.exchange import HOPELESS
+from redteam.llm.language import Sampling
+from redteam.llm.messages import ChatModel, Message, Tool, ToolCall
 from redteam.llm.options import ModelOptions
 from redteam.llm.replies import Ask, MalformedError, Reply, parse
 from tests.llm.faulty import Fault, Faulty, connect, serving

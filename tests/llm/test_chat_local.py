@@ -11,19 +11,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from redteam.chat import ChatModel, Message, Tool, ToolCall
 from redteam.core.context import Context, Limits
 from redteam.core.device import Device
 from redteam.core.errors import CapabilityError, ConfigError, DataError, LimitReachedError
 from redteam.core.ledger import Caps, Ledger
 from redteam.core.seeding import SeedPath
-from redteam.language import Sampling
 from redteam.llm import local_load
 from redteam.llm.chat import open_chat
 from redteam.llm.chat_local import LocalChat
 from redteam.llm.chat_text import ChatText
 from redteam.llm.chat_tools import call_text, described
+from redteam.llm.language import Sampling
 from redteam.llm.local import open_local
+from redteam.llm.messages import ChatModel, Message, Tool, ToolCall
 from redteam.llm.options import ModelOptions
 from redteam.llm.prefix import EMPTY, growing, stacked
 from tests.llm.test_local import SENTENCES, SPECIAL, common, other_networks, save, space_tokenizer

@@ -14,8 +14,8 @@ from redteam.core.device import Device
 from redteam.core.errors import BackendError, CapabilityError, ConfigError
 from redteam.core.ledger import Caps, Ledger, Spent
 from redteam.core.seeding import SeedPath
-from redteam.language import LanguageModel, Sampling
 from redteam.llm.exchange import _means, _seed
+from redteam.llm.language import LanguageModel, Sampling
 from redteam.llm.options import ModelOptions
 from redteam.llm.replies import Ask, MalformedError, Reply, parse
 from redteam.llm.wire import Scrubber

@@ -13,7 +13,7 @@ import pytest
 
 from redteam.core.errors import BackendError, LimitReachedError
 from redteam.core.ledger import Caps, Ledger
-from redteam.language import Sampling
+from redteam.llm.language import Sampling
 
 pytest.importorskip("openai")
 

@@ -14,9 +14,9 @@ from redteam.core.context import Context
 from redteam.core.device import Device
 from redteam.core.errors import BackendError, ConfigError, DataError
 from redteam.core.seeding import SeedPath
-from redteam.language import Sampling
 from redteam.llm import gguf
 from redteam.llm.gguf import digest_of, resolve_gguf
+from redteam.llm.language import Sampling
 from redteam.llm.local import LocalModel, open_local
 from redteam.llm.options import ModelOptions
 

@@ -22,8 +22,8 @@ from redteam.core.context import Context
 from redteam.core.device import Device
 from redteam.core.errors import BackendError, CapabilityError, ConfigError
 from redteam.core.seeding import SeedPath
-from redteam.language import LanguageModel, Sampling
 from redteam.llm import llama
+from redteam.llm.language import LanguageModel, Sampling
 from redteam.llm.llama import open_llama
 from redteam.llm.options import ModelOptions
 from redteam.llm.replies import Ask

@@ -18,8 +18,8 @@ from redteam.core.device import Device
 from redteam.core.errors import BackendError, CapabilityError, ConfigError, DataError, LimitReachedError
 from redteam.core.ledger import Caps, Ledger
 from redteam.core.seeding import SeedPath
-from redteam.language import LanguageModel, Sampling
 from redteam.llm import local_load
+from redteam.llm.language import LanguageModel, Sampling
 from redteam.llm.local import LocalModel, open_local
 from redteam.llm.local_decode import chooser, groups
 from redteam.llm.options import ModelOptions

@@ -26,7 +26,8 @@ from redteam.core.errors import BackendError, ConfigError, DataError, LimitReach
 from redteam.core.ledger import Caps, Ledger
 from redteam.core.seeding import SeedPath
 from redteam.data.moderated import EMBEDDED_DIR, TEXTS, WEIGHTS, load_moderated, read_card
-from redteam.language import TextClassifier, TextDataset
+from redteam.data.nouns import TextDataset
+from redteam.llm.language import TextClassifier
 from redteam.llm.moderation import Address, EmbeddedClassifier, features, no_verdict, open_classifier
 from redteam.llm.moderation_hf import Decision, decision_of
 from redteam.llm.text_target import SPEC, ModerationConfig, configure, make, pinned, split_of

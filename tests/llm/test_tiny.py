@@ -25,11 +25,11 @@ from redteam.core.seeding import SeedPath
 from redteam.data import tiny_corpus
 from redteam.data.texts import load_texts
 from redteam.data.words import EMBEDDED_DIR, words
-from redteam.language import LanguageModel, Sampling
+from redteam.learn.models.transformer import Cache, Shape, Transformer
 from redteam.llm import tiny
+from redteam.llm.language import LanguageModel, Sampling
 from redteam.llm.options import ModelOptions
 from redteam.llm.tiny import ASSISTANT, BEGIN, BYTES, END, SYSTEM, USER, VOCABULARY, TinyModel, open_tiny
-from redteam.models.transformer import Cache, Shape, Transformer
 
 WINDOW = 512
 PROMPTS = [

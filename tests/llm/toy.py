@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from redteam.core.errors import CapabilityError
-from redteam.language import Capabilities, Completion, NextToken, Sampling, Scores
+from redteam.llm.language import Capabilities, Completion, NextToken, Sampling, Scores
 
 LETTERS = np.arange(97, 123)
 

@@ -13,7 +13,7 @@ from redteam.adapt.config import SELECTORS
 from redteam.artifacts.evasion import SURVIVED, WRONG, Perturbed
 from redteam.core.hashing import digest_file, digest_json
 from redteam.core.record import DefensePlugin, Evidence, FileRef, Metric, Plugin, Record, TaskInfo
-from redteam.core.types import ImageSet
+from redteam.data.nouns import ImageSet
 from redteam.domain import DomainDataset
 from redteam.metrics.evasion import HISTORY_COLUMNS, OUTCOME_COLUMNS, PSEUDO_COLUMNS, SELECTION_COLUMNS
 from redteam.report.evasion import examples_of

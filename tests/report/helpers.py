@@ -14,7 +14,7 @@ from redteam.artifacts import Poison
 from redteam.core.hashing import digest_file
 from redteam.core.record import Evidence, FileRef, Metric, PublishedNumber, Record
 from redteam.core.stats import Estimate
-from redteam.core.types import DatasetFacts, ImageDataset, ImageSet
+from redteam.data.nouns import DatasetFacts, ImageDataset, ImageSet
 from redteam.metrics.poisoning import OUTCOME_COLUMNS, poisoning_metrics
 from redteam.score.poisoning import changes
 from tests.leaderboards.helpers import PAPER, record

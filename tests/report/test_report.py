@@ -16,7 +16,7 @@ from PIL import Image
 from redteam import triggers
 from redteam.core.errors import ArtifactError, DataError, RecordError
 from redteam.core.record import Record
-from redteam.core.types import ImageDataset
+from redteam.data.nouns import ImageDataset
 from redteam.report import render
 from redteam.report.pictures import AMPLIFIED, amplified, png_uri
 from redteam.report.words import bounds, fraction

@@ -15,12 +15,12 @@ from PIL import Image
 
 from redteam.core.errors import DataError, UnknownNameError
 from redteam.core.hashing import digest_arrays, digest_json
-from redteam.core.types import ImageSet
 from redteam.data import catalog
 from redteam.data.access import Access
 from redteam.data.cache import Bundle, cached
 from redteam.data.domains import originals, starred
 from redteam.data.labels import DIGITS
+from redteam.data.nouns import ImageSet
 from redteam.domain import DomainDataset
 
 _LOG = logging.getLogger(__name__)

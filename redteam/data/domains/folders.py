@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from redteam.core.errors import ConfigError, DataError, nearest
-from redteam.core.types import ImageSet
 from redteam.data.decode import match_splits, size_error
 from redteam.data.folder import class_files, read_classes, require_same_classes
+from redteam.data.nouns import ImageSet
 from redteam.domain import DomainDataset
 
 PAIR = "-to-"

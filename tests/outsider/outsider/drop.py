@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from redteam.core.config import check_ranges, knob
-from redteam.core.types import Preset, Spec, Threat, TrainingSet
+from redteam.core.types import Preset, Spec, Threat
+from redteam.learn.nouns import TrainingSet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,7 @@ from redteam.cli.export import export
 from redteam.core.errors import ArtifactError, DataError, RecordError
 from redteam.core.hashing import digest_file
 from redteam.core.record import ErrorInfo, Record
-from redteam.export.jailbreakbench import JailbreakArtifact, of_run, parse, to_json
+from redteam.integrations.jailbreakbench import JailbreakArtifact, of_run, parse, to_json
 from tests.core.string_helpers import SHIELD, TEXTS, cell, model, strings, write_run
 
 WON = [[True] * 3, [True, False, True], [True, False, False], [False, True, True], [True] * 3, [False] * 3]

@@ -20,10 +20,10 @@ from flwr.simulation import run_simulation
 
 from redteam.core.errors import CapabilityError, ConfigError, ThreatMismatchError, UnknownNameError
 from redteam.federation import Rules, Setting, aggregated
-from redteam.flower import make_rules, strategy
-from redteam.flower.arrays import Layout
+from redteam.integrations.flower import make_rules, strategy
+from redteam.integrations.flower.arrays import Layout
 from tests.defenses.rounds import round_of
-from tests.flower import app as client
+from tests.integrations.flower import app as client
 
 ROUNDS = 2
 NUMBERS = {

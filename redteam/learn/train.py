@@ -16,13 +16,13 @@ import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call, stack_module_state
 
-from redteam.augment import Augmentation, Draw
 from redteam.core.config import check_ranges, knob
 from redteam.core.context import Context
 from redteam.core.device import Precision
 from redteam.core.errors import ConfigError
 from redteam.core.seeding import SeedPath
-from redteam.core.types import DatasetFacts
+from redteam.data.nouns import DatasetFacts
+from redteam.learn.augment import Augmentation, Draw
 
 Tensors = dict[str, torch.Tensor]
 

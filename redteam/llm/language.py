@@ -7,12 +7,8 @@ string whether the target completes raw text or chats. Nothing here imports torc
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
-
-from redteam.core.errors import DataError
-from redteam.core.hashing import digest_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -216,51 +212,6 @@ class Verdict:
     message: str = ""
 
 
-@dataclass(frozen=True)
-class TextDataset:
-    """A named list of strings in memory: the targets an attack is to elicit, or texts to slip past a filter.
-
-    benign: harmless prompts that a defence must let through; `ids` name the strings in every table.
-    """
-
-    name: str
-    ids: tuple[str, ...]
-    texts: tuple[str, ...]
-    source: str
-    licence: str
-    benign: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        if not self.texts or len(self.ids) != len(self.texts):
-            raise DataError(
-                f"'{self.name}': expected as many ids as strings, and at least one, "
-                f"got {len(self.ids)} and {len(self.texts)}"
-            )
-        if len(set(self.ids)) != len(self.ids):
-            raise DataError(f"'{self.name}': expected each id once")
-        for name, text in zip(self.ids, self.texts, strict=True):
-            if not text.strip():
-                raise DataError(f"'{self.name}': the string '{name}' is empty")
-
-    def __len__(self) -> int:
-        return len(self.texts)
-
-    @cached_property
-    def digest(self) -> str:
-        """sha256 of ids, strings and benign prompts, in order."""
-        return digest_json([list(self.ids), list(self.texts), list(self.benign)])
-
-    def fit(self, preset: Mapping[str, Any]) -> dict[str, Any]:
-        """A preset's target settings on this set: of fewer strings than the preset has, all are taken."""
-        wanted = preset.get("strings")
-        short = isinstance(wanted, int) and wanted > len(self)
-        return {**preset, "strings": len(self)} if short else dict(preset)
-
-    def first(self, n: int | None) -> TextDataset:
-        """The first `n` strings."""
-        return self if n is None else replace(self, ids=self.ids[:n], texts=self.texts[:n])
-
-
 @runtime_checkable
 class PromptFilter(Protocol):
     """A defended model that refuses suspicious prompts. An attack that adapts may ask what it thinks."""
@@ -273,3 +224,12 @@ class PromptFilter(Protocol):
     def suspicion(self, prompts: Sequence[str]) -> np.ndarray:
         """(n,) float64 in the filter's own unit, such as nats a token."""
         ...
+
+
+@dataclass(frozen=True)
+class Goal:
+    """One string to elicit. tokens: its ids at the beginning of an answer."""
+
+    id: str
+    text: str
+    tokens: tuple[int, ...]

@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from redteam.core.errors import ConfigError
-from redteam.core.types import DatasetFacts, Layer
-from redteam.train import normalise
+from redteam.data.nouns import DatasetFacts
+from redteam.learn.nouns import Layer
+from redteam.learn.train import normalise
 
 
 def head(model: nn.Module) -> nn.Linear:

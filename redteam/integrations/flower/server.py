@@ -21,7 +21,7 @@ from flwr.serverapp.strategy import FedAvg  # type: ignore[import-not-found]
 from redteam.core.errors import CapabilityError
 from redteam.core.seeding import SeedPath
 from redteam.federation import MakeRule, Round, Rules, Setting, aggregated
-from redteam.flower.arrays import Layout
+from redteam.integrations.flower.arrays import Layout
 
 _ASKED = {
     "represent": "mean (a list of floats) and count",

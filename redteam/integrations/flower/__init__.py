@@ -37,7 +37,7 @@ from redteam.core.types import Threat
 from redteam.federation import MakeRule, Setting
 
 if TYPE_CHECKING:
-    from redteam.flower.server import RuledFedAvg
+    from redteam.integrations.flower.server import RuledFedAvg
 
 NamedRule = MakeRule | str | tuple[str, Mapping[str, Any]]
 _THREAT = Threat(kind="poisoning", target="federation", access=(), budget="", knowledge=(), goal="")
@@ -126,7 +126,7 @@ def strategy(
     made = make_rules(rules, clients=clients, per_round=per_round, seed=seed)
     if find_spec("flwr") is None:
         raise ConfigError("a Flower strategy needs the extra flower: pip install 'redteam[flower]'")
-    from redteam.flower.server import RuledFedAvg
+    from redteam.integrations.flower.server import RuledFedAvg
 
     setting = Setting(classes=classes, per_round=per_round, rounds=rounds, server_lr=server_lr)
     # The minimum too: FedAvg rounds the product of fraction and clients down.

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
-from redteam.language import Finish, Sampling
+from redteam.llm.language import Finish, Sampling
 
 Speaker = Literal["system", "user", "assistant", "tool"]
 

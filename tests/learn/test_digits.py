@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from redteam import models
 from redteam.core.seeding import SeedPath
+from redteam.learn import models
 
 
 def macs(model: nn.Module, image: tuple[int, int, int]) -> int:

@@ -37,7 +37,7 @@ def build(name: str, *, classes: int, shape: tuple[int, int, int], seeds: SeedPa
     height, width, channels = shape
     if min(height, width) < 8:
         raise ConfigError(f"model '{name}' needs images of at least 8x8 pixels, got {height}x{width}")
-    from redteam.models import convnets, digits, preact, vit
+    from redteam.learn.models import convnets, digits, preact, vit
 
     with seeds.as_global():
         if name.startswith("preact-resnet"):

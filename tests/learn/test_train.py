@@ -10,12 +10,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from redteam import models
-from redteam.augment import Augmentation
 from redteam.core.errors import ConfigError, UnknownNameError
 from redteam.core.seeding import SeedPath
-from redteam.core.types import TrainingSet
-from redteam.train import Recipe, fit, normalise
+from redteam.learn import models
+from redteam.learn.augment import Augmentation
+from redteam.learn.nouns import TrainingSet
+from redteam.learn.train import Recipe, fit, normalise
 from redteam.trainable import ClassifierConfig
 from tests.conftest import small_config
 

@@ -27,7 +27,7 @@ from redteam.core.errors import ArtifactError, DataError, RecordError
 from redteam.core.hashing import canonical_json
 from redteam.core.record import Record
 from redteam.core.store import read_run
-from redteam.language import ANSWERED
+from redteam.llm.language import ANSWERED
 from redteam.metrics.strings import answers, judged
 
 AttackType = Literal["white_box", "black_box", "transfer", "manual"]

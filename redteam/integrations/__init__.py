@@ -1,0 +1,1 @@
+"""Other tools, in and out: Flower strategies, JailbreakBench artifacts."""

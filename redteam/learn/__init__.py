@@ -1,0 +1,1 @@
+"""Learning: the one training loop, augmentation, models, features and perturbation balls."""

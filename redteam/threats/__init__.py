@@ -1,0 +1,1 @@
+"""One room for each threat. `redteam.core.threat` says what a room offers."""
