@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from attacks._shared import apgd as shared
 from attacks._shared.evasion import SMOKE_TARGET, Radius, perturb, spec
-from redteam.artifacts import Perturbed
+from redteam.artifacts.evasion import Perturbed
 from redteam.core.config import knob
 from redteam.core.context import Context
 from redteam.core.types import Preset

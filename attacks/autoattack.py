@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from attacks._shared import apgd, library
 from attacks._shared.evasion import SMOKE_TARGET, Attempt, Radius, perturb, spec
-from redteam.artifacts import Perturbed
+from redteam.artifacts.evasion import Perturbed
 from redteam.core.config import knob
 from redteam.core.context import Context
 from redteam.core.errors import ConfigError

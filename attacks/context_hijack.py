@@ -27,7 +27,7 @@ from attacks._shared.hijack import (
     steps,
 )
 from redteam.agents.target import AgentTarget
-from redteam.artifacts import Scripts
+from redteam.artifacts.scripts import Scripts
 from redteam.core.config import check_ranges, knob
 from redteam.core.context import Context
 from redteam.core.types import Spec, Threat

@@ -21,7 +21,7 @@ from typing import Literal
 
 from attacks._shared.hijack import BENIGN, Making, fill, presets_of, scripts_of, single
 from redteam.agents.target import AgentTarget
-from redteam.artifacts import Scripts
+from redteam.artifacts.scripts import Scripts
 from redteam.core.config import check_ranges, knob
 from redteam.core.context import Context
 from redteam.core.types import Spec, Threat

@@ -20,7 +20,7 @@ from redteam.agents.attacker import message_in, messages_of
 from redteam.agents.models import ChatOptions, open_agent_model
 from redteam.agents.play import Conversation, open_conversations, say
 from redteam.agents.target import AgentTarget
-from redteam.artifacts import Scripts
+from redteam.artifacts.scripts import Scripts
 from redteam.core.config import check_ranges, knob
 from redteam.core.context import Context
 from redteam.core.types import Spec, Threat

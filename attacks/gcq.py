@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from attacks._shared.string_search import StringSearch, prepare, run_search
 from attacks._shared.strings import TARGETS, THREAT, assemble
-from redteam.artifacts import Strings
+from redteam.artifacts.strings import Strings
 from redteam.core.context import Context
 from redteam.core.types import Preset, Spec
 from redteam.llm.target import LanguageTarget

@@ -27,7 +27,7 @@ from attacks._shared.losses import Loss
 from attacks._shared.moves import Ids
 from attacks._shared.search import Rules, Search
 from attacks._shared.search_state import State
-from redteam.artifacts import Suffixes
+from redteam.artifacts.strings import Suffixes
 from redteam.core.config import check_ranges, knob, to_json
 from redteam.core.context import Context
 from redteam.core.errors import ConfigError

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from attacks._shared import moves
 from attacks._shared.strings import Row, StringGoal, assemble, check_model, control, request_of
-from redteam.artifacts import Strings
+from redteam.artifacts.strings import Strings
 from redteam.core.context import Context
 from redteam.llm.target import LanguageTarget
 

@@ -13,7 +13,7 @@ import torch
 
 from attacks._shared.evasion import SMOKE_TARGET, Radius, perturb, spec
 from attacks._shared.meter import Meter
-from redteam.artifacts import Perturbed
+from redteam.artifacts.evasion import Perturbed
 from redteam.core.context import Context
 from redteam.core.seeding import SeedPath
 from redteam.core.types import Preset

@@ -6,7 +6,7 @@ Source: [hayase2024gcq] has no such row; without one, nothing tells an attack fr
 from __future__ import annotations
 
 from attacks._shared.strings import Row, StringGoal, assemble, control, request_of
-from redteam.artifacts import Strings
+from redteam.artifacts.strings import Strings
 from redteam.core.context import Context
 from redteam.llm.target import LanguageTarget
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from attacks._shared.strings import Row, StringGoal, assemble, control, request_of
-from redteam.artifacts import Strings
+from redteam.artifacts.strings import Strings
 from redteam.core.config import check_ranges, knob
 from redteam.core.context import Context
 from redteam.llm.target import LanguageTarget

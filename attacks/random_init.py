@@ -11,7 +11,7 @@ from typing import Any
 
 from attacks._shared.string_search import StringSearch, prepare, run_search
 from attacks._shared.strings import assemble, control
-from redteam.artifacts import Strings
+from redteam.artifacts.strings import Strings
 from redteam.core.context import Context
 from redteam.llm.target import LanguageTarget
 

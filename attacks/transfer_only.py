@@ -17,7 +17,7 @@ from attacks._shared.objective import StringObjective
 from attacks._shared.search_state import State
 from attacks._shared.string_search import Setting, StringSearch, search_row
 from attacks._shared.strings import Row, assemble, check_model, control, request_of
-from redteam.artifacts import Strings
+from redteam.artifacts.strings import Strings
 from redteam.core.config import to_json
 from redteam.core.context import Context
 from redteam.llm.language import Goal, LanguageModel

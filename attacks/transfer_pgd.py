@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from attacks._shared.evasion import perturb, spec
 from attacks._shared.projected import PRESETS, Pgd, attempt, paper
-from redteam.artifacts import Perturbed
+from redteam.artifacts.evasion import Perturbed
 from redteam.core.context import Context
 from redteam.evasion import Attackable
 

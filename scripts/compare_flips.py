@@ -15,10 +15,11 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import rankdata
 
-from attacks.inner_product_flips import inner_products
-from redteam import data, triggers
-from redteam.artifacts import Poison
+from attacks.poisoning.inner_product_flips import inner_products
+from redteam import data
 from redteam.core.store import Store, read_run
+from redteam.threats.poisoning import triggers
+from redteam.threats.poisoning.artifact import Poison
 
 
 def flipped(store: Store, dataset: str, budget: int) -> dict[tuple[str, int], tuple[np.ndarray, Poison]]:

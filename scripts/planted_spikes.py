@@ -15,10 +15,10 @@ import argparse
 import numpy as np
 from scipy import stats
 
-from defenses._shared.spectre import que_scores, spectre
-from defenses.spectral_signatures import signature
+from defenses.poisoning._spectre import que_scores, spectre
+from defenses.poisoning.spectral_signatures import signature
 from redteam.core.device import set_threads
-from tests.defenses.spikes import elementwise_scores, frobenius_scores, planted, recall, whitened
+from tests.defenses.poisoning.spikes import elementwise_scores, frobenius_scores, planted, recall, whitened
 
 SHIFTS = (2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0, 6.0)
 WAYS = (

@@ -12,7 +12,7 @@ from redteam.core.context import Context
 from redteam.core.device import Device, set_threads
 from redteam.core.seeding import SeedPath
 from redteam.data.nouns import DatasetFacts, ImageDataset, ImageSet
-from redteam.trainable import ClassifierConfig, ImageTrainable
+from redteam.threats.poisoning.target import ClassifierConfig, ImageTrainable
 
 # A busy machine is no defect: examples are bounded in number, not in time. They are the same in every run, so that a
 # failure comes again where it is looked for; REDTEAM_FUZZ=1 draws new ones.

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from redteam import federated
 from redteam.adapt import target as classifiers
 from redteam.adapt.target import DomainTarget
 from redteam.agents import target as agents
@@ -24,15 +23,16 @@ from redteam.core.types import Spec
 from redteam.data.agents import load_agents
 from redteam.data.nouns import TextDataset
 from redteam.dialogue import Agent
-from redteam.federation import Federation
 from redteam.llm import target as language
 from redteam.llm.language import LanguageModel, Sampling
 from redteam.llm.opening import open_model
 from redteam.llm.options import ModelOptions
 from redteam.score.agents import enforce
 from redteam.score.evasion import enforce_threat as enforce_ball_threat
+from redteam.threats.poisoning.federation import target as federated
+from redteam.threats.poisoning.federation.nouns import Federation
 from redteam.threats.poisoning.nouns import Trainable
-from redteam.trainable import ImageTrainable
+from redteam.threats.poisoning.target import ImageTrainable
 from tests.adapt.toys import pair as bands_pair
 from tests.conftest import small_config, stripes_dataset
 from tests.llm.toy import ToyModel

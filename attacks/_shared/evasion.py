@@ -16,8 +16,7 @@ import torch
 from torch import nn
 
 from attacks._shared.meter import Meter, frozen
-from redteam.artifacts import Perturbed
-from redteam.artifacts.evasion import SURVIVED, WRONG
+from redteam.artifacts.evasion import SURVIVED, WRONG, Perturbed
 from redteam.core.checkpoint import Checkpoint
 from redteam.core.config import check_ranges, knob, to_json
 from redteam.core.context import Context

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from redteam.agents.target import AgentTarget
-from redteam.artifacts import Scripts
+from redteam.artifacts.scripts import Scripts
 from redteam.core.context import Context
 from redteam.core.types import Preset
 from redteam.data.words import Draws

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from attacks._shared.search_state import State
-from redteam.artifacts import Strings
+from redteam.artifacts.strings import Strings
 from redteam.core.config import check_ranges, knob
 from redteam.core.context import Context
 from redteam.core.errors import CapabilityError

@@ -1,6 +1,6 @@
 """What an attack hands to the scorer, saved as `.npz` without pickle and read back with its digest.
 
-A trigger is numbers plus a pure function that knows them (`redteam.triggers`), never a closure.
+A trigger is numbers plus a pure function that knows them (`redteam.threats.poisoning.triggers`), never a closure.
 """
 
 from __future__ import annotations
@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from redteam.artifacts.evasion import Perturbed
-from redteam.artifacts.poisoning import Clients, Poison
 from redteam.artifacts.scripts import Scripts
 from redteam.artifacts.strings import Strings, Suffixes
 from redteam.core.arrays import load_arrays
 from redteam.core.errors import ArtifactError
+from redteam.threats.poisoning.artifact import Poison
+from redteam.threats.poisoning.federation.artifact import Clients
 
 __all__ = [
     "Artifact", "Clients", "Perturbed", "Poison", "Scripts", "Strings", "Suffixes", "load",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from redteam.artifacts import Scripts
+from redteam.artifacts.scripts import Scripts
 from redteam.core.errors import ConfigError, nearest
 from redteam.dialogue import LABELS, Field, RuleTable, Task
 

@@ -85,7 +85,8 @@ def _compare(artifact: Artifact, tables: dict[str, DataFrame], other: Path) -> N
     Raises:
         ConfigError: the runs have no examples to pair.
     """
-    from redteam.artifacts import Scripts, Strings
+    from redteam.artifacts.scripts import Scripts
+    from redteam.artifacts.strings import Strings
     from redteam.core.errors import ConfigError
     from redteam.core.store import read_run
     from redteam.score import agents, strings

@@ -66,8 +66,8 @@ class Work:
 
 
 _MODULES: dict[TargetKind, str] = {
-    "trainable": "redteam.kinds.trainable",
-    "federation": "redteam.kinds.federation",
+    "trainable": "redteam.threats.poisoning.seam",
+    "federation": "redteam.threats.poisoning.federation.seam",
     "language-model": "redteam.kinds.language",
     "text-classifier": "redteam.kinds.text",
     "agent": "redteam.kinds.agent",

@@ -22,7 +22,7 @@ from typing import Any, Literal
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from redteam.artifacts import Strings
+from redteam.artifacts.strings import Strings
 from redteam.core.errors import ArtifactError, DataError, RecordError
 from redteam.core.hashing import canonical_json
 from redteam.core.record import Record

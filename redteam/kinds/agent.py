@@ -10,7 +10,7 @@ from typing import Any
 
 from redteam.agents.models import RULES, open_agent_model
 from redteam.agents.target import SPEC, AgentTarget, configure, make, pinned
-from redteam.artifacts import Scripts
+from redteam.artifacts.scripts import Scripts
 from redteam.core.context import Context
 from redteam.core.errors import ArtifactError
 from redteam.core.record import Cell

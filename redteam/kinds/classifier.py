@@ -12,7 +12,7 @@ from typing import Any
 from redteam import data
 from redteam.adapt import external
 from redteam.adapt.target import PERTURBING, SPEC, DomainTarget, configure, make
-from redteam.artifacts import Perturbed
+from redteam.artifacts.evasion import Perturbed
 from redteam.core import registry
 from redteam.core.context import Context
 from redteam.core.errors import ArtifactError

@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
-from redteam.artifacts import Strings
+from redteam.artifacts.strings import Strings
 from redteam.core import registry
 from redteam.core.config import to_json
 from redteam.core.context import Context

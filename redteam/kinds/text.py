@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
-from redteam.artifacts import Suffixes
+from redteam.artifacts.strings import Suffixes
 from redteam.core import registry
 from redteam.core.context import Context
 from redteam.core.errors import ArtifactError

@@ -14,12 +14,12 @@ import numpy as np
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from redteam.artifacts import Poison
 from redteam.core.errors import ArtifactError, DataError, RecordError
 from redteam.core.record import Record
 from redteam.core.store import read_run
 from redteam.data.nouns import ImageDataset
 from redteam.report import curve, pictures, plots, words
+from redteam.threats.poisoning.artifact import Poison
 
 __all__ = ["render"]
 

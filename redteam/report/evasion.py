@@ -14,7 +14,7 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from redteam import report as shared
-from redteam.artifacts import Perturbed
+from redteam.artifacts.evasion import Perturbed
 from redteam.core.errors import ArtifactError, DataError, RecordError
 from redteam.core.record import Record
 from redteam.core.store import read_run

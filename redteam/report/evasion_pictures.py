@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from redteam.artifacts import Perturbed
+from redteam.artifacts.evasion import Perturbed
 from redteam.core.errors import DataError
 from redteam.data.nouns import ImageSet
 from redteam.report.pictures import png_uri

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from redteam.artifacts import Perturbed
+from redteam.artifacts.evasion import Perturbed
 from redteam.core.hashing import canonical_json
 from redteam.core.record import Metric, Record
 from redteam.core.stats import CONFIDENCE, Estimate, across_cells, paired_difference

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from redteam.artifacts import Perturbed
+from redteam.artifacts.evasion import Perturbed
 from redteam.core.record import Record
 from redteam.core.stats import Estimate
 from redteam.metrics.evasion import black_box_gain, claims, rises

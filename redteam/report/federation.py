@@ -14,7 +14,6 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from redteam import report as shared
-from redteam.artifacts import Clients
 from redteam.core.errors import ArtifactError, RecordError
 from redteam.core.record import Record
 from redteam.core.stats import Estimate
@@ -22,6 +21,7 @@ from redteam.core.store import read_run
 from redteam.report import federation_plots as plots
 from redteam.report import federation_series as series
 from redteam.report import federation_words, words
+from redteam.threats.poisoning.federation.artifact import Clients
 
 TABLES = ("outcomes", "rounds", "clients", "notes")
 _EVENTS = 60

@@ -19,14 +19,14 @@ import pandas as pd
 from redteam.core.hashing import canonical_json
 from redteam.core.record import Record
 from redteam.core.stats import CONFIDENCE, Estimate, across_cells, rate
-from redteam.metrics.federation import BASE_TRAINED, TRAINED
-from redteam.metrics.filtering import filter_metrics, over_victims, removed_by_weight
 from redteam.report.agent_series import UNDEFENDED, _differing, short
 from redteam.report.curve import of_metric
+from redteam.threats.poisoning.federation.metrics import BASE_TRAINED, TRAINED
+from redteam.threats.poisoning.filter_metrics import filter_metrics, over_victims, removed_by_weight
 
 # What says how many clients are malicious; runs that differ in these alone are the same attack.
 _SIZE = ("fraction", "budget")
-# How honest clients act: the defaults of `redteam.federated.conduct.Conduct`, which would load torch.
+# How honest clients act: the defaults of the federation's `Conduct`, which would load torch.
 HONEST = {"epochs": 1, "scale": 1.0, "bound": None, "rate": 1.0, "report": "true"}
 _BINS = 20
 _MOST_EVENTS = 20

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from redteam.artifacts import Clients
 from redteam.core.record import Metric, Record
 from redteam.core.stats import Estimate
 from redteam.report import federation_series as series
@@ -13,6 +12,7 @@ from redteam.report import words
 from redteam.report.agent_series import UNDEFENDED
 from redteam.report.federation_series import Line, Point
 from redteam.report.words import count, fraction, with_interval
+from redteam.threats.poisoning.federation.artifact import Clients
 
 HEADLINE = (
     "asr", "asr_max", "base_pta", "trigger_lift", "cta", "cta_drop", "filter_tpr", "filter_fpr",

@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from redteam import triggers
-from redteam.artifacts import Poison
 from redteam.data.nouns import ImageDataset
+from redteam.threats.poisoning import triggers
+from redteam.threats.poisoning.artifact import Poison
 
 EXAMPLES = 8
 AMPLIFIED = 8

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from redteam.artifacts import Strings
+from redteam.artifacts.strings import Strings
 from redteam.core.errors import ArtifactError, RecordError
 from redteam.core.hashing import canonical_json
 from redteam.core.record import Record

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from redteam.artifacts import Strings
+from redteam.artifacts.strings import Strings
 from redteam.core.record import Record
 from redteam.report.curve import of_metric
 from redteam.report.string_series import Series

@@ -16,7 +16,7 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from redteam import report as shared
-from redteam.artifacts import Strings
+from redteam.artifacts.strings import Strings
 from redteam.core.errors import ArtifactError, RecordError
 from redteam.core.record import Metric, Record
 from redteam.core.store import read_run

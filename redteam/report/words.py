@@ -6,11 +6,11 @@ import shlex
 from collections.abc import Sequence
 from typing import Any
 
-from redteam.artifacts import Poison
 from redteam.core.hashing import canonical_json
 from redteam.core.record import Metric, Record
 from redteam.core.stats import Estimate
 from redteam.report.curve import Series, of_metric
+from redteam.threats.poisoning.artifact import Poison
 
 DEFINITIONS = {
     "cta": "share of the plain test images that the victims give their true class",

@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from redteam.artifacts import Scripts
+from redteam.artifacts.scripts import Scripts
 from redteam.core.context import Context
 from redteam.core.errors import ArtifactError, BudgetExceededError
 from redteam.core.scored import Scored

@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from redteam.artifacts import Suffixes
+from redteam.artifacts.strings import Suffixes
 from redteam.core.config import check_ranges, knob
 from redteam.core.context import Context
 from redteam.core.errors import ArtifactError, BudgetExceededError

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from redteam.artifacts import Strings
+from redteam.artifacts.strings import Strings
 from redteam.core.errors import ArtifactError, BudgetExceededError, CapabilityError
 from redteam.data.nouns import TextDataset
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from redteam.artifacts import Strings
+from redteam.artifacts.strings import Strings
 from redteam.core.config import check_ranges, knob
 from redteam.core.context import Context
 from redteam.core.errors import ArtifactError, CapabilityError

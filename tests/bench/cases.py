@@ -11,8 +11,8 @@ from torch.func import functional_call
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from attacks.flip.craft import without_running_stats
-from attacks.flip.gradient import Sgd, logit_gradient, matching_gradient
+from attacks.poisoning.flip.craft import without_running_stats
+from attacks.poisoning.flip.gradient import Sgd, logit_gradient, matching_gradient
 from redteam.core.context import Context
 from redteam.core.device import Device
 from redteam.core.seeding import SeedPath

@@ -9,10 +9,10 @@ import torch
 
 from redteam.core.device import resolve, set_threads
 from redteam.core.seeding import SeedPath
-from redteam.federated import FederationConfig
-from redteam.federated.local import Recipe, generic, orders, train
-from redteam.federated.network import Network
 from redteam.learn import models
+from redteam.threats.poisoning.federation.config import FederationConfig
+from redteam.threats.poisoning.federation.local import Recipe, generic, orders, train
+from redteam.threats.poisoning.federation.network import Network
 from tests.bench.cases import Way
 from tests.bench.timing import side_by_side
 

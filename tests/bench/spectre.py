@@ -12,8 +12,8 @@ import numpy as np
 from scipy.sparse.linalg import eigsh
 from threadpoolctl import threadpool_limits
 
-from defenses._shared.robust_covariance import inverse_root, matrix_free_top
-from defenses._shared.spectre import principal
+from defenses.poisoning._robust_covariance import inverse_root, matrix_free_top
+from defenses.poisoning._spectre import principal
 from tests.bench.timing import Ratio, side_by_side
 
 Way = Callable[[], object]

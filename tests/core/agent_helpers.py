@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from redteam.artifacts import Scripts
+from redteam.artifacts.scripts import Scripts
 from redteam.dialogue import (
     AgentDataset,
     AgentReply,

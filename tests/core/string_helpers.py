@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from redteam.artifacts import Strings
+from redteam.artifacts.strings import Strings
 from redteam.core.context import Context
 from redteam.core.device import Device
 from redteam.core.errors import CapabilityError

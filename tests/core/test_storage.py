@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from redteam.artifacts import Poison, load
+from redteam.artifacts import load
 from redteam.core.arrays import load_arrays, save_arrays
 from redteam.core.errors import ArtifactError, StorageError
 from redteam.core.files import atomic_path, write_bytes
 from redteam.core.hashing import canonical_json, digest_arrays
+from redteam.threats.poisoning.artifact import Poison
 
 
 def poison(**changes):

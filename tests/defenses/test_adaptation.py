@@ -19,7 +19,7 @@ from redteam.adapt.divergence import coral, mmd
 from redteam.adapt.target import SPEC
 from redteam.core.config import build, to_json
 from redteam.learn.perturb import ce, kl, lengths
-from tests.defenses.updates import ELEVEN, EVERY, MODULES, algorithm, make_step, update
+from tests.defenses.poisoning.updates import ELEVEN, EVERY, MODULES, algorithm, make_step, update
 
 WITH_INNER = [case for case in EVERY if case[0] != "dann"]
 

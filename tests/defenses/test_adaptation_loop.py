@@ -16,8 +16,8 @@ from redteam.core.device import Device
 from redteam.core.errors import ConfigError
 from redteam.core.seeding import SeedPath
 from tests.adapt.toys import pair, single
+from tests.defenses.poisoning.updates import EVERY, MODULES
 from tests.defenses.test_adaptation import name_of
-from tests.defenses.updates import EVERY, MODULES
 
 TINY = DomainConfig(
     model="digit-cnn-small", size=0, rows=0, steps=2, batch_size=12, check_every=1, val_rows=20, val_steps=2,

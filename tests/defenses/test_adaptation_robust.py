@@ -13,8 +13,8 @@ import torch
 from redteam.adapt.algorithm import Erm, Step
 from redteam.adapt.networks import Networks
 from redteam.learn.perturb import Ball, ce, pgd
+from tests.defenses.poisoning.updates import EVERY, SHAPE, algorithm, draws, networks, update
 from tests.defenses.test_adaptation import name_of
-from tests.defenses.updates import EVERY, SHAPE, algorithm, draws, networks, update
 
 BALL = Ball("Linf", 0.12)
 

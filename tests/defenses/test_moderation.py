@@ -11,7 +11,7 @@ from defenses._shared.guard import REFUSAL
 from defenses.moderation import Config, run, suspicion
 from redteam.core.errors import ConfigError
 from redteam.llm.language import PromptFilter, Sampling, Verdict
-from tests.defenses.fakes import FakeClassifier, FakeModel, replace_module
+from tests.defenses.poisoning.fakes import FakeClassifier, FakeModel, replace_module
 
 
 @pytest.fixture

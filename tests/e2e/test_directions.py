@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.stats import mannwhitneyu
 
-from attacks import flip
-from attacks.flip.craft import optimise_labels
+from attacks.poisoning import flip
+from attacks.poisoning.flip.craft import optimise_labels
 from redteam import data
 from redteam.core.device import Device
 from redteam.core.plan import Request, plan
@@ -15,7 +15,7 @@ from redteam.core.progress import NoProgress
 from redteam.core.run import Settings, run_jobs
 from redteam.core.stats import Estimate, across_cells
 from redteam.core.threat import DataSource
-from redteam.trainable import ImageTrainable, configure
+from redteam.threats.poisoning.target import ImageTrainable, configure
 
 
 def run(request: Request, store):

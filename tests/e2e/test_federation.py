@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from jsonschema import Draft202012Validator
 
-from defenses import shadow, spectre
+from defenses.poisoning import shadow, spectre
 from redteam.cli import main
 from redteam.core.device import Device
 from redteam.core.plan import Request, plan
@@ -21,8 +21,8 @@ from redteam.core.run import Settings, run_jobs
 from redteam.core.stats import Estimate, across_cells
 from redteam.core.threat import DataSource
 from redteam.data.nouns import ImageSet
-from redteam.federated import FederatedTarget
-from tests.federated.helpers import clients, federation
+from redteam.threats.poisoning.federation.target import FederatedTarget
+from tests.threats.poisoning.federation.helpers import clients, federation
 
 SIZE = {"clients": 100, "per_round": 20, "images": 20, "rounds": 40, "snapshot_every": 10, "batch_size": 10}
 QUICK = {"window": 3, "pool": 5, "change": 0.05, "k": 4}

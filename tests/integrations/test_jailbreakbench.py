@@ -11,12 +11,12 @@ import pytest
 from click.testing import CliRunner
 from jsonschema import Draft202012Validator
 
-from redteam.artifacts import Poison
 from redteam.cli.export import export
 from redteam.core.errors import ArtifactError, DataError, RecordError
 from redteam.core.hashing import digest_file
 from redteam.core.record import ErrorInfo, Record
 from redteam.integrations.jailbreakbench import JailbreakArtifact, of_run, parse, to_json
+from redteam.threats.poisoning.artifact import Poison
 from tests.core.string_helpers import SHIELD, TEXTS, cell, model, strings, write_run
 
 WON = [[True] * 3, [True, False, True], [True, False, False], [False, True, True], [True] * 3, [False] * 3]

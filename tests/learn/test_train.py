@@ -16,7 +16,7 @@ from redteam.learn import models
 from redteam.learn.augment import Augmentation
 from redteam.learn.nouns import TrainingSet
 from redteam.learn.train import Recipe, fit, normalise
-from redteam.trainable import ClassifierConfig
+from redteam.threats.poisoning.target import ClassifierConfig
 from tests.conftest import small_config
 
 

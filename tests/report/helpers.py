@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from redteam import triggers
-from redteam.artifacts import Poison
 from redteam.core.hashing import digest_file
 from redteam.core.record import Evidence, FileRef, Metric, PublishedNumber, Record
 from redteam.core.stats import Estimate
 from redteam.data.nouns import DatasetFacts, ImageDataset, ImageSet
-from redteam.metrics.poisoning import OUTCOME_COLUMNS, poisoning_metrics
-from redteam.score.poisoning import changes
+from redteam.threats.poisoning import triggers
+from redteam.threats.poisoning.artifact import Poison
+from redteam.threats.poisoning.metrics import OUTCOME_COLUMNS, poisoning_metrics
+from redteam.threats.poisoning.scorer import changes
 from tests.leaderboards.helpers import PAPER, record
 
 CLASSES = ("zero", "one", "two", "three", "four & more", "five", "six", "seven", "eight", "<b>x")

@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from leaderboards import frontier
-from redteam.artifacts import Scripts
+from redteam.artifacts.scripts import Scripts
 from redteam.core.errors import ArtifactError, RecordError
 from redteam.core.record import ErrorInfo, Metric, Record
 from redteam.core.store import Store

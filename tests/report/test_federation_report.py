@@ -14,20 +14,20 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
-from redteam import triggers
-from redteam.artifacts import Clients
 from redteam.cli import cli
 from redteam.core.errors import ArtifactError, RecordError
 from redteam.core.hashing import digest_file, digest_json
 from redteam.core.record import DefensePlugin, ErrorInfo, Evidence, FileRef, Metric, Plugin, Record, TaskInfo
-from redteam.federated.conduct import Conduct
-from redteam.metrics.federation import CLIENT_COLUMNS
-from redteam.metrics.filtering import filter_groups, filter_metrics
-from redteam.metrics.poisoning import OUTCOME_COLUMNS
 from redteam.report import federation_plots, federation_series, federation_words, render
 from redteam.report.federation import render_federation
 from redteam.report.words import DEFINITIONS, bounds, fraction
-from redteam.score.federation import rescore
+from redteam.threats.poisoning import triggers
+from redteam.threats.poisoning.federation.artifact import Clients
+from redteam.threats.poisoning.federation.conduct import Conduct
+from redteam.threats.poisoning.federation.metrics import CLIENT_COLUMNS
+from redteam.threats.poisoning.federation.scorer import rescore
+from redteam.threats.poisoning.filter_metrics import filter_groups, filter_metrics
+from redteam.threats.poisoning.metrics import OUTCOME_COLUMNS
 from tests.leaderboards.helpers import record as plain_record
 from tests.report import helpers as pictures
 from tests.report.test_report import text_of

@@ -13,13 +13,13 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from redteam import triggers
 from redteam.core.errors import ArtifactError, DataError, RecordError
 from redteam.core.record import Record
 from redteam.data.nouns import ImageDataset
 from redteam.report import render
 from redteam.report.pictures import AMPLIFIED, amplified, png_uri
 from redteam.report.words import bounds, fraction
+from redteam.threats.poisoning import triggers
 from tests.report.helpers import NULL, SOURCE, TARGET, dataset, poison, sibling, siblings, write_run
 
 DATA = dataset()

@@ -5,8 +5,9 @@
     server.start(grid, initial_arrays=ArrayRecord(model.state_dict()), num_rounds=50)
 
 It is a `flwr.serverapp.strategy.FedAvg` of Flower's message API: it samples clients and evaluates as that does, and
-aggregates as `redteam.federation` says. Only floating-point arrays are trained; others stay as they were first sent.
-A reply that has other arrays, other shapes or values that are not finite is rejected before any rule.
+aggregates as `redteam.threats.poisoning.federation.nouns` says. Only floating-point arrays are trained; others stay
+as they were first sent. A reply that has other arrays, other shapes or values that are not finite is rejected
+before any rule.
 
 What a rule asks of clients while a round is aggregated goes out as messages of its own, so that a client app needs:
 
@@ -34,7 +35,7 @@ from redteam.core.device import Device
 from redteam.core.errors import CapabilityError, ConfigError, ThreatMismatchError
 from redteam.core.seeding import SeedPath
 from redteam.core.types import Threat
-from redteam.federation import MakeRule, Setting
+from redteam.threats.poisoning.federation.nouns import MakeRule, Setting
 
 if TYPE_CHECKING:
     from redteam.integrations.flower.server import RuledFedAvg

@@ -20,8 +20,8 @@ from flwr.serverapp.strategy import FedAvg  # type: ignore[import-not-found]
 
 from redteam.core.errors import CapabilityError
 from redteam.core.seeding import SeedPath
-from redteam.federation import MakeRule, Round, Rules, Setting, aggregated
 from redteam.integrations.flower.arrays import Layout
+from redteam.threats.poisoning.federation.nouns import MakeRule, Round, Rules, Setting, aggregated
 
 _ASKED = {
     "represent": "mean (a list of floats) and count",
@@ -41,7 +41,7 @@ def _count(value: Any) -> int:
 
 @dataclass(frozen=True)
 class NodeLearner:
-    """What a rule may ask of the nodes of a round, by messages. Also `redteam.federation.Learner`."""
+    """What a rule may ask of the nodes of a round, by messages: the `Learner` of a federation too."""
 
     classes: int
     nodes: Sequence[int]

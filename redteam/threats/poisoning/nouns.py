@@ -38,7 +38,7 @@ class Trainable(Protocol):
 
     @property
     def config(self) -> Any:
-        """Architecture and recipe (a `redteam.trainable.ClassifierConfig`): the attacker may know them."""
+        """Architecture and recipe (a `target.ClassifierConfig`): the attacker may know them."""
         ...
 
     def fit(self, data: TrainingSet, seeds: Sequence[int], ctx: Context) -> Sequence[Classifier]:

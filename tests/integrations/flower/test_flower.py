@@ -19,10 +19,10 @@ from flwr.serverapp.strategy import FedAvg
 from flwr.simulation import run_simulation
 
 from redteam.core.errors import CapabilityError, ConfigError, ThreatMismatchError, UnknownNameError
-from redteam.federation import Rules, Setting, aggregated
 from redteam.integrations.flower import make_rules, strategy
 from redteam.integrations.flower.arrays import Layout
-from tests.defenses.rounds import round_of
+from redteam.threats.poisoning.federation.nouns import Rules, Setting, aggregated
+from tests.defenses.poisoning.rounds import round_of
 from tests.integrations.flower import app as client
 
 ROUNDS = 2

@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from redteam import triggers
-from redteam.artifacts import Poison
 from redteam.core.config import check_ranges, knob
 from redteam.core.types import Preset, Spec, Threat
+from redteam.threats.poisoning import triggers
+from redteam.threats.poisoning.artifact import Poison
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

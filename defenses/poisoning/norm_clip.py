@@ -1,0 +1,58 @@
+"""Norm clipping: no client's update is longer than a bound.
+
+Threat: poisoning, malicious clients that scale their update (model replacement). An update u becomes
+u min(1, M / |u|); its direction, and a backdoor that fits in M, stays. Nobody is removed. Where no
+`norm` is given, M is the median length of the round's updates, so that half of them are clipped.
+Source: [sun2019backdoor] (remembered); its fixed bounds depend on the model, so the default is the median,
+as in [nguyen2022flame].
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from defenses.poisoning._aggregation import FEDERATED_THREAT, clipped, median, norms, present, with_rows
+from redteam.core.config import check_ranges, knob, to_json
+from redteam.core.context import Context
+from redteam.core.types import Preset, Spec
+from redteam.threats.poisoning.federation.nouns import Federation, Round
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """The bound."""
+
+    norm: float | None = knob(None, "longest update (L2); none: the median of the round's lengths", above=0)
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+
+
+@dataclass(frozen=True)
+class NormClip:
+    """The rule."""
+
+    norm: float | None
+
+    def __call__(self, round: Round) -> Round:
+        """The round with its updates clipped. Note `clip-norm`: the bound."""
+        rows = present(round, SPEC.name)
+        if not len(rows):
+            return round
+        updates = round.updates[rows]
+        bound = median(norms(updates)) if self.norm is None else self.norm
+        out = with_rows(round, rows, clipped(updates, bound))
+        return replace(out, notes=(*round.notes, ("clip-norm", bound)))
+
+
+def run(target: Federation, config: Config, ctx: Context) -> Federation:
+    """The federation behind the rule."""
+    return target.behind(
+        f"{SPEC.name} {SPEC.version}", to_json(config), lambda setting: NormClip(config.norm)
+    )
+
+
+SPEC = Spec(
+    name="norm-clip", kind="defense", version="1", config=Config, run=run,
+    presets={"default": Preset(config=Config())}, source="sun2019backdoor", threat=FEDERATED_THREAT,
+)  # fmt: skip
