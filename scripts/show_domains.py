@@ -18,8 +18,8 @@ from redteam.core.errors import DataError
 from redteam.core.files import atomic_path
 from redteam.data.access import Access
 from redteam.data.catalog import DIGIT_DOMAINS
-from redteam.data.domains.digits import load_domain
 from redteam.data.nouns import ImageSet
+from redteam.threats.evasion.data.digits import load_domain
 
 SCALE, TITLE = 2, 14
 

@@ -9,8 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from redteam.adapt import target as classifiers
-from redteam.adapt.target import DomainTarget
 from redteam.agents import target as agents
 from redteam.artifacts import load
 from redteam.core import registry
@@ -28,14 +26,16 @@ from redteam.llm.language import LanguageModel, Sampling
 from redteam.llm.opening import open_model
 from redteam.llm.options import ModelOptions
 from redteam.score.agents import enforce
-from redteam.score.evasion import enforce_threat as enforce_ball_threat
+from redteam.threats.evasion import target as classifiers
+from redteam.threats.evasion.scorer import enforce_threat as enforce_ball_threat
+from redteam.threats.evasion.target import DomainTarget
 from redteam.threats.poisoning.federation import target as federated
 from redteam.threats.poisoning.federation.nouns import Federation
 from redteam.threats.poisoning.nouns import Trainable
 from redteam.threats.poisoning.target import ImageTrainable
-from tests.adapt.toys import pair as bands_pair
 from tests.conftest import small_config, stripes_dataset
 from tests.llm.toy import ToyModel
+from tests.threats.evasion.adapt.toys import pair as bands_pair
 
 ROOT = Path(__file__).parents[1]
 EVERY = [(kind, name) for kind in registry.GROUPS for name in registry.names(kind)]

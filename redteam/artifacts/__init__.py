@@ -8,11 +8,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from redteam.artifacts.evasion import Perturbed
 from redteam.artifacts.scripts import Scripts
 from redteam.artifacts.strings import Strings, Suffixes
 from redteam.core.arrays import load_arrays
 from redteam.core.errors import ArtifactError
+from redteam.threats.evasion.artifact import Perturbed
 from redteam.threats.poisoning.artifact import Poison
 from redteam.threats.poisoning.federation.artifact import Clients
 

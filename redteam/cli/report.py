@@ -12,7 +12,7 @@ from redteam.cli.options import DEFAULT_STORE, data_options, with_options
 if TYPE_CHECKING:
     from redteam.core.record import Record
     from redteam.data.nouns import ImageDataset
-    from redteam.domain import DomainDataset
+    from redteam.threats.evasion.domain import DomainDataset
 
 
 @with_options(data_options())

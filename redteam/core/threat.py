@@ -71,7 +71,7 @@ _MODULES: dict[TargetKind, str] = {
     "language-model": "redteam.kinds.language",
     "text-classifier": "redteam.kinds.text",
     "agent": "redteam.kinds.agent",
-    "classifier": "redteam.kinds.classifier",
+    "classifier": "redteam.threats.evasion.seam",
 }
 _BY_ARTIFACT = {
     "poison": "trainable",

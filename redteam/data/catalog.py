@@ -9,7 +9,7 @@ from redteam.data.access import Access
 from redteam.data.nouns import ImageDataset
 
 if TYPE_CHECKING:
-    from redteam.domain import DomainDataset
+    from redteam.threats.evasion.domain import DomainDataset
 
 _EMBEDDED = {
     "fashion-mini": "Fashion-MNIST at 14x14 grey, first 20,000 / 10,000; in the package; the default",
@@ -111,8 +111,8 @@ def load(
 def load_domains(
     name: str, *, data_dir: str | None = None, offline: bool = False, download: bool = False
 ) -> DomainDataset:
-    """Load a pair of domains, or an ordinary data set as one domain: see `redteam.data.domains.load_pair`."""
-    from redteam.data.domains import load_pair
+    """Load a pair of domains, or an ordinary data set as one domain: see `redteam.threats.evasion.data.load_pair`."""
+    from redteam.threats.evasion.data import load_pair
 
     return load_pair(name, Access.resolve(data_dir, offline=offline, download=download))
 

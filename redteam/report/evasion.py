@@ -14,18 +14,18 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from redteam import report as shared
-from redteam.artifacts.evasion import Perturbed
 from redteam.core.errors import ArtifactError, DataError, RecordError
 from redteam.core.record import Record
 from redteam.core.store import read_run
 from redteam.data.nouns import ImageSet
-from redteam.domain import DomainDataset
 from redteam.report import evasion_pictures as pictures
 from redteam.report import evasion_plots as plots
 from redteam.report import evasion_series as series
 from redteam.report import evasion_words, words
 from redteam.report.curve import of_metric
 from redteam.report.federation_plots import colour, glyph
+from redteam.threats.evasion.artifact import Perturbed
+from redteam.threats.evasion.domain import DomainDataset
 
 TABLES = ("outcomes", "probes")
 # What a cell pins of a model of the user's own; no setting.
@@ -100,12 +100,12 @@ def examples_of(record: Record, dataset: DomainDataset) -> ImageSet:
     Raises:
         DataError: `dataset` is not the one that was attacked.
     """
-    from redteam.adapt.config import DomainConfig
-    from redteam.adapt.target import make
     from redteam.core.config import build, knobs
     from redteam.core.context import Context
     from redteam.core.device import Device
     from redteam.core.seeding import SeedPath
+    from redteam.threats.evasion.adapt.config import DomainConfig
+    from redteam.threats.evasion.target import make
 
     task = record.cell.task
     if dataset.digest != task.digest:

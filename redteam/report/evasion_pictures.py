@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from redteam.artifacts.evasion import Perturbed
 from redteam.core.errors import DataError
 from redteam.data.nouns import ImageSet
 from redteam.report.pictures import png_uri
+from redteam.threats.evasion.artifact import Perturbed
 
 FOOLED, STOOD = 8, 4
 

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from attacks._shared.meter import Meter, frozen
-from attacks._shared.projected import Pgd, attempt
+from attacks.evasion._meter import Meter, frozen
+from attacks.evasion._projected import Pgd, attempt
 from redteam.core.device import set_threads
 from redteam.core.seeding import SeedPath
 from redteam.learn import models

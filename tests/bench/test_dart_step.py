@@ -24,14 +24,14 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from defenses.dart import Config, Dart
-from redteam.adapt.algorithm import Step
-from redteam.adapt.divergence import critic_loss
-from redteam.adapt.networks import Classifier, Networks, critic
+from defenses.evasion.dart import Config, Dart
 from redteam.core.device import set_threads
 from redteam.core.seeding import SeedPath
 from redteam.learn import models
 from redteam.learn.perturb import Ball, ce
+from redteam.threats.evasion.adapt.algorithm import Step
+from redteam.threats.evasion.adapt.divergence import critic_loss
+from redteam.threats.evasion.adapt.networks import Classifier, Networks, critic
 from tests.bench.timing import side_by_side
 
 Way = Callable[[], object]

@@ -21,7 +21,7 @@ from redteam.core.errors import ArtifactError, ConfigError, InputError, UnknownN
 from redteam.core.record import Cell, Cost, DefensePlugin, Environment, Metric, Plugin, Record, TaskInfo
 from redteam.core.stats import Estimate, across_cells, over_strata, paired_difference, rate
 from redteam.core.store import Store
-from redteam.metrics.evasion import robust
+from redteam.threats.evasion.metrics import robust
 
 N = 80
 EPS = 0.1

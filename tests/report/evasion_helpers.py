@@ -9,15 +9,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from redteam.adapt.config import SELECTORS
-from redteam.artifacts.evasion import SURVIVED, WRONG, Perturbed
 from redteam.core.hashing import digest_file, digest_json
 from redteam.core.record import DefensePlugin, Evidence, FileRef, Metric, Plugin, Record, TaskInfo
 from redteam.data.nouns import ImageSet
-from redteam.domain import DomainDataset
-from redteam.metrics.evasion import HISTORY_COLUMNS, OUTCOME_COLUMNS, PSEUDO_COLUMNS, SELECTION_COLUMNS
 from redteam.report.evasion import examples_of
-from redteam.score.evasion import rescore
+from redteam.threats.evasion.adapt.config import SELECTORS
+from redteam.threats.evasion.artifact import SURVIVED, WRONG, Perturbed
+from redteam.threats.evasion.domain import DomainDataset
+from redteam.threats.evasion.metrics import (
+    HISTORY_COLUMNS,
+    OUTCOME_COLUMNS,
+    PSEUDO_COLUMNS,
+    SELECTION_COLUMNS,
+)
+from redteam.threats.evasion.scorer import rescore
 from tests.leaderboards.helpers import record as plain_record
 
 CLASSES = ("zero", "one", "two", "three & more", "<b>four")

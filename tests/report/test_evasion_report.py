@@ -14,7 +14,6 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from redteam.adapt.config import SELECTORS, DomainConfig
 from redteam.artifacts import load
 from redteam.cli import cli
 from redteam.core.config import build, to_json
@@ -24,6 +23,7 @@ from redteam.core.stats import Estimate
 from redteam.report import evasion_pictures, evasion_plots, evasion_series, evasion_words
 from redteam.report.evasion import examples_of, render_evasion
 from redteam.report.words import bounds, fraction
+from redteam.threats.evasion.adapt.config import SELECTORS, DomainConfig
 from tests.report.evasion_helpers import CLASSES, DATA, MAIN, K, blank, defense, domain, write_run
 from tests.report.test_report import decoded, text_of
 

@@ -14,7 +14,7 @@ from redteam.core.errors import ArtifactError
 from redteam.core.hashing import digest_file
 from redteam.core.record import Record
 from redteam.core.stats import CONFIDENCE, Estimate, across_cells, paired_difference
-from redteam.metrics.evasion import by_radius, per_image, radius_group
+from redteam.threats.evasion.metrics import by_radius, per_image, radius_group
 
 # Differences that rounding alone tells apart.
 _ALIKE = 1e-12

@@ -14,7 +14,7 @@ from redteam.core.compare.names import Entry
 from redteam.core.compare.worst import Worst, at_main, attacked, worst_cases, worst_entries
 from redteam.core.record import Record
 from redteam.core.stats import Estimate, across_cells, over_strata, rate
-from redteam.metrics.evasion import correct, robust
+from redteam.threats.evasion.metrics import correct, robust
 
 AVERAGED = "averaged over tasks"
 

@@ -14,7 +14,7 @@ from redteam.core.compare.names import Entry, attack_names, entries
 from redteam.core.errors import ArtifactError, ConfigError
 from redteam.core.hashing import canonical_json, digest_json
 from redteam.core.record import Cell, Metric, Plugin, Record
-from redteam.metrics.evasion import OUTCOME_COLUMNS, Table, crossed, evasion_metrics, robust
+from redteam.threats.evasion.metrics import OUTCOME_COLUMNS, Table, crossed, evasion_metrics, robust
 
 # What the attacks took to get there is no worst case of anything.
 _LEFT = ("forwards_mean", "backwards_mean")

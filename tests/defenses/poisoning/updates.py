@@ -9,14 +9,24 @@ from typing import Any
 import torch
 from torch import nn
 
-from defenses import artuda, at_source, at_target, at_uda, dann, dart, srouda, trades_source, trades_target
-from redteam.adapt.algorithm import Algorithm, Step
-from redteam.adapt.networks import Classifier, Networks, critic
+from defenses.evasion import (
+    artuda,
+    at_source,
+    at_target,
+    at_uda,
+    dann,
+    dart,
+    srouda,
+    trades_source,
+    trades_target,
+)
 from redteam.core.config import build
 from redteam.core.context import Context
 from redteam.core.device import Device
 from redteam.core.seeding import SeedPath
 from redteam.learn.perturb import Ball, Draw, Norm
+from redteam.threats.evasion.adapt.algorithm import Algorithm, Step
+from redteam.threats.evasion.adapt.networks import Classifier, Networks, critic
 
 SHAPE, CLASSES, FEATURES = (2, 3, 3), 3, 4
 MODULES = {

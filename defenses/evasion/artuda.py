@@ -1,0 +1,82 @@
+"""ARTUDA: a DANN on clean and on perturbed target images, with answers to the two held together.
+
+Threat: evasion under domain shift. Each update perturbs target images to raise KL(p(x_t) || p(x_t')), which needs
+no labels, then lowers CE_s + lambda1 KL(p(x_t) || p(x_t')) - lambda [D(x_s, x_t') + D(x_s, x_t)], with D the loss
+of a critic of domains; the critic lowers the sum of both.
+Source: [lo2022artuda] (remembered), as stated in the testbed of [wang2024dart], whose code was read and cannot run
+it. Deviations: the paper freezes statistics of batch normalisation in the inner step; our networks have none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from defenses.evasion._adaptation import ADAPTATION_THREAT, divergence_from, joined, presets, raise_kl
+from redteam.core.config import check_ranges, knob, to_json
+from redteam.core.context import Context
+from redteam.core.types import Spec
+from redteam.learn.perturb import ce, kl
+from redteam.threats.evasion.adapt.algorithm import Loss, Pseudo, Refresh, Step
+from redteam.threats.evasion.adapt.divergence import critic_loss
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """Weights of its terms."""
+
+    weight: float = knob(1.0, "lambda: weight of both divergences of the domains", low=0)
+    adversarial_weight: float = knob(
+        1.0, "lambda1: weight of the divergence between answers to clean and perturbed target images", low=0
+    )
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+
+
+@dataclass(frozen=True)
+class Artuda:
+    """The algorithm."""
+
+    config: Config
+    name: str = "artuda"
+    version: str = "1"
+    groups: tuple[str, ...] = ("model", "critic")
+    adapts: bool = True
+    pseudo: Pseudo = "none"
+    refresh: Refresh = "latest"
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """Its weights."""
+        return to_json(self.config)
+
+    def inner(self, step: Step) -> torch.Tensor:
+        """Target images whose answers are far from those to the clean ones."""
+        return raise_kl(step, step.xt)
+
+    def outer(self, step: Step, inner: torch.Tensor) -> Iterator[Loss]:
+        """The critic against both kinds of target images, then the classifier."""
+        nets, config = step.nets, self.config
+        zs, zt, za = joined(nets.features, step.xs, step.xt, inner)
+        for _ in range(step.critic_steps):
+            source, clean, moved = (nets.critic(z.detach()) for z in (zs, zt, za))
+            yield "critic", critic_loss(source, moved) + critic_loss(source, clean)
+        divergence = divergence_from("dann", nets, zs)
+        held = kl(nets.head(za), nets.head(zt)).mean(-1)
+        supervised = ce(nets.head(zs), step.ys).mean(-1) + config.adversarial_weight * held
+        yield "model", supervised + config.weight * (divergence(za) + divergence(zt))
+
+
+def run(target: Any, config: Config, ctx: Context) -> Any:
+    """The classifier so trained."""
+    return target.trained_by(Artuda(config))
+
+
+SPEC = Spec(
+    name="artuda", kind="defense", version="1", config=Config, run=run, presets=presets(Config()),
+    source="lo2022artuda", threat=ADAPTATION_THREAT,
+)  # fmt: skip
