@@ -21,7 +21,6 @@ from redteam.core.types import Spec
 from redteam.data.agents import load_agents
 from redteam.data.nouns import TextDataset
 from redteam.dialogue import Agent
-from redteam.llm import target as language
 from redteam.llm.language import LanguageModel, Sampling
 from redteam.llm.opening import open_model
 from redteam.llm.options import ModelOptions
@@ -33,6 +32,7 @@ from redteam.threats.poisoning.federation import target as federated
 from redteam.threats.poisoning.federation.nouns import Federation
 from redteam.threats.poisoning.nouns import Trainable
 from redteam.threats.poisoning.target import ImageTrainable
+from redteam.threats.strings import target as language
 from tests.conftest import small_config, stripes_dataset
 from tests.llm.toy import ToyModel
 from tests.threats.evasion.adapt.toys import pair as bands_pair

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from redteam.artifacts.scripts import Scripts
-from redteam.artifacts.strings import Strings, Suffixes
 from redteam.core.arrays import load_arrays
 from redteam.core.errors import ArtifactError
 from redteam.threats.evasion.artifact import Perturbed
+from redteam.threats.moderation.artifact import Suffixes
 from redteam.threats.poisoning.artifact import Poison
 from redteam.threats.poisoning.federation.artifact import Clients
+from redteam.threats.strings.artifact import Strings
 
 __all__ = [
     "Artifact", "Clients", "Perturbed", "Poison", "Scripts", "Strings", "Suffixes", "load",

@@ -86,10 +86,11 @@ def _compare(artifact: Artifact, tables: dict[str, DataFrame], other: Path) -> N
         ConfigError: the runs have no examples to pair.
     """
     from redteam.artifacts.scripts import Scripts
-    from redteam.artifacts.strings import Strings
     from redteam.core.errors import ConfigError
     from redteam.core.store import read_run
-    from redteam.score import agents, strings
+    from redteam.score import agents
+    from redteam.threats.strings import scorer as strings
+    from redteam.threats.strings.artifact import Strings
 
     record, theirs, others = read_run(other)
     if isinstance(artifact, Strings) and isinstance(theirs, Strings):

@@ -68,8 +68,8 @@ class Work:
 _MODULES: dict[TargetKind, str] = {
     "trainable": "redteam.threats.poisoning.seam",
     "federation": "redteam.threats.poisoning.federation.seam",
-    "language-model": "redteam.kinds.language",
-    "text-classifier": "redteam.kinds.text",
+    "language-model": "redteam.threats.strings.seam",
+    "text-classifier": "redteam.threats.moderation.seam",
     "agent": "redteam.kinds.agent",
     "classifier": "redteam.threats.evasion.seam",
 }

@@ -22,13 +22,13 @@ from typing import Any, Literal
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from redteam.artifacts.strings import Strings
 from redteam.core.errors import ArtifactError, DataError, RecordError
 from redteam.core.hashing import canonical_json
 from redteam.core.record import Record
 from redteam.core.store import read_run
 from redteam.llm.language import ANSWERED
-from redteam.metrics.strings import answers, judged
+from redteam.threats.strings.artifact import Strings
+from redteam.threats.strings.metrics import answers, judged
 
 AttackType = Literal["white_box", "black_box", "transfer", "manual"]
 
@@ -108,7 +108,7 @@ def of_run(run: Path, attack_type: AttackType = "black_box") -> JailbreakArtifac
 def of_tables(
     record: Record, artifact: Strings, outcomes: pd.DataFrame, attack_type: AttackType
 ) -> JailbreakArtifact:
-    """The artifact of a run that was read. outcomes: see `redteam.metrics.strings`."""
+    """The artifact of a run that was read. outcomes: see `redteam.threats.strings.metrics`."""
     outcomes = judged(outcomes)
     search = pd.DataFrame({"id": artifact.ids, "finish": artifact.finish})
     scored = answers(outcomes, search)

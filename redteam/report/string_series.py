@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from redteam.artifacts.strings import Strings
 from redteam.core.errors import ArtifactError, RecordError
 from redteam.core.hashing import canonical_json
 from redteam.core.record import Record
 from redteam.core.stats import Estimate, across_cells, rate
 from redteam.core.store import read_run
 from redteam.report.curve import _Key, _labels, of_metric
+from redteam.threats.strings.artifact import Strings
 
 _MOST_POINTS = 80
 POOLED = ("success", "success_found", "initial_success", "search_lift", "success_auc_queries")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from redteam.artifacts.strings import Strings
 from redteam.core.record import Record
 from redteam.report.curve import of_metric
 from redteam.report.string_series import Series
 from redteam.report.words import count, with_interval
+from redteam.threats.strings.artifact import Strings
 
 HEADLINE = (
     "success", "success_found", "initial_success", "search_lift", "base_success", "reproduced", "benign_pass",

@@ -16,12 +16,12 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from redteam import report as shared
-from redteam.artifacts.strings import Strings
 from redteam.core.errors import ArtifactError, RecordError
 from redteam.core.record import Metric, Record
 from redteam.core.store import read_run
-from redteam.metrics.strings import CLASSES, class_of, judged
 from redteam.report import curve, string_plots, string_series, string_words, words
+from redteam.threats.strings.artifact import Strings
+from redteam.threats.strings.metrics import CLASSES, class_of, judged
 
 _FIRST_SHOWN = 20
 _ARMS = {

@@ -17,7 +17,7 @@ from redteam.core.hashing import digest_file
 from redteam.core.record import ErrorInfo, Record
 from redteam.integrations.jailbreakbench import JailbreakArtifact, of_run, parse, to_json
 from redteam.threats.poisoning.artifact import Poison
-from tests.core.string_helpers import SHIELD, TEXTS, cell, model, strings, write_run
+from tests.threats.strings.helpers import SHIELD, TEXTS, cell, model, strings, write_run
 
 WON = [[True] * 3, [True, False, True], [True, False, False], [False, True, True], [True] * 3, [False] * 3]
 

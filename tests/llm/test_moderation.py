@@ -30,7 +30,7 @@ from redteam.data.nouns import TextDataset
 from redteam.llm.language import TextClassifier
 from redteam.llm.moderation import Address, EmbeddedClassifier, features, no_verdict, open_classifier
 from redteam.llm.moderation_hf import Decision, decision_of
-from redteam.llm.text_target import SPEC, ModerationConfig, configure, make, pinned, split_of
+from redteam.threats.moderation.target import SPEC, ModerationConfig, configure, make, pinned, split_of
 
 ROOT = Path(__file__).parents[2]
 # What evidence and records of older versions were made with: a change here is a change of the data set.

@@ -13,13 +13,13 @@ import pytest
 from leaderboards import table
 from redteam.core.errors import ArtifactError, RecordError
 from redteam.core.record import ErrorInfo, Metric, Record
-from redteam.metrics.strings import OUTCOME_COLUMNS
 from redteam.report import curve, string_series
 from redteam.report.string_words import DEFINITIONS, agreement, visible
 from redteam.report.strings import render_strings
 from redteam.report.words import bounds, fraction
-from tests.core.string_helpers import SHIELD, TEXTS, cell, model, strings, write_run
+from redteam.threats.strings.metrics import OUTCOME_COLUMNS
 from tests.leaderboards.helpers import record as poisoning_record
+from tests.threats.strings.helpers import SHIELD, TEXTS, cell, model, strings, write_run
 
 WON = [[True] * 3, [True, True, False], [True, False, False], [False] * 3, [True] * 3, [False] * 3]
 ODD = '<script>alert("x")</script>\nsecond line \u202e\x07 & more'

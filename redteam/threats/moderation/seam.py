@@ -1,0 +1,72 @@
+"""Moderation classifiers: text in, flags out; the target of suffixes that slip a text past a filter."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any
+
+from redteam.core import registry
+from redteam.core.context import Context
+from redteam.core.errors import ArtifactError
+from redteam.core.record import Cell
+from redteam.core.scored import Scored
+from redteam.core.threat import DataSource, Kind, Work
+from redteam.core.types import Spec
+from redteam.data.nouns import TextDataset
+from redteam.data.texts import load_texts
+from redteam.threats.moderation.artifact import Suffixes
+from redteam.threats.moderation.scorer import ScoreSettings, enforce, measure, rescore
+from redteam.threats.moderation.target import SPEC, ModerationTarget, configure, make, pinned
+
+_COUNT: dict[str, Callable[[str], Sequence[Any]]] = {"words": str.split, "characters": list}
+
+
+@lru_cache(maxsize=4)
+def _load(name: str, source: DataSource) -> TextDataset:
+    return load_texts(name)
+
+
+def _wrap(target: ModerationTarget, spec: Spec, config: Any, ctx: Context) -> ModerationTarget:
+    return target.behind(spec.run(target.classifier, config, ctx))
+
+
+def _score(
+    artifact: Suffixes, cell: Cell, access: Sequence[str], dataset: TextDataset, target: ModerationTarget,
+    defended: ModerationTarget, ctx: Context,
+) -> Scored:  # fmt: skip
+    if not isinstance(artifact, Suffixes):
+        raise ArtifactError(f"expected suffixes, got an artifact of kind {artifact.kind}")
+    config = cell.attack.config
+    enforce(artifact, config, target.texts, target.split, _COUNT.get(str(config.get("alphabet"))))
+    settings = ScoreSettings(repeats=target.config.repeats, benign=target.config.benign)
+    return measure(artifact, target.texts, defended.classifier, settings, ctx)
+
+
+def _work(jobs: Sequence[Any], rebuild: Callable[..., Any], ctx: Context) -> Work:
+    """Texts put to the classifier at most. One behind a wire is not asked, so no rate is known of it."""
+    items: dict[str, float] = {}
+    target: ModerationTarget | None = None
+    for job in jobs:
+        _, target, config = rebuild(job)
+        name = registry.get("attack", job.cell.attack.name).name
+        items[name] = items.get(name, 0.0) + len(target.train) * config.max_queries
+        items["score"] = items.get("score", 0.0) + 3 * target.config.repeats * len(target.texts)
+    assert target is not None
+    rate = None if target.config.model.startswith("openai:") else _rate(target)
+    return Work(items, "texts put to the classifier, at most", rate)
+
+
+def _rate(target: ModerationTarget) -> float:
+    texts = list(target.texts.texts)[:16]
+    start = time.perf_counter()
+    target.undefended.classify(texts)
+    return len(texts) / (time.perf_counter() - start)
+
+
+KIND = Kind(
+    spec=SPEC, dataset="moderated-topics", prefix="target-", flags={"model": "target", "strings": "strings"},
+    load=_load, configure=configure, make=make, pinned=pinned, wrap=_wrap, score=_score, rescore=rescore,
+    work=_work,
+)  # fmt: skip

@@ -1,0 +1,93 @@
+"""Language models: prompts in, text out; the target of attacks that make a model say a given string."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+from redteam.core import registry
+from redteam.core.config import to_json
+from redteam.core.context import Context
+from redteam.core.errors import ArtifactError
+from redteam.core.record import Cell
+from redteam.core.scored import Scored
+from redteam.core.threat import DataSource, Kind, Work
+from redteam.core.types import Spec
+from redteam.data.nouns import TextDataset
+from redteam.data.texts import load_texts
+from redteam.llm.opening import content_named
+from redteam.threats.strings.artifact import Strings
+from redteam.threats.strings.scorer import ScoreSettings, enforce, measure, rescore
+from redteam.threats.strings.target import SPEC, LanguageTarget, configure, make, pinned
+
+_REMOTE = ("openai", "llama")
+
+
+@lru_cache(maxsize=4)
+def _load(name: str, source: DataSource) -> TextDataset:
+    return load_texts(name)
+
+
+def _wrap(target: LanguageTarget, spec: Spec, config: Any, ctx: Context) -> LanguageTarget:
+    return target.behind(spec.run(target.model, config, ctx))
+
+
+def _score(
+    artifact: Strings, cell: Cell, access: Sequence[str], dataset: TextDataset, target: LanguageTarget,
+    defended: LanguageTarget, ctx: Context,
+) -> Scored:  # fmt: skip
+    if not isinstance(artifact, Strings):
+        raise ArtifactError(f"expected adversarial strings, got an artifact of kind {artifact.kind}")
+    config = target.config
+    planned = dataset.first(config.strings)
+    model = target.undefended
+    enforce(artifact, cell.attack.config, access, planned, model.tokenize)
+    settings = ScoreSettings(repeats=config.repeats, benign=config.benign)
+    scored = measure(artifact, planned, model, defended.model, settings, ctx)
+    if cell.defenses and cell.knowledge == "oblivious":
+        # What the search saw, it saw without the defence: that it does not come again is the defence at work.
+        flags = (*(f for f in scored.flags if f != "not-reproduced"), "searched-undefended")
+        return replace(scored, flags=flags)
+    return scored
+
+
+def _work(jobs: Sequence[Any], rebuild: Callable[..., Any], ctx: Context) -> Work:
+    """Prompts put to the target at most. A model behind a wire is not asked, so no rate is known of it."""
+    items: dict[str, float] = {}
+    target: LanguageTarget | None = None
+    for job in jobs:
+        _, target, config = rebuild(job)
+        spec = registry.get("attack", job.cell.attack.name)
+        settings = to_json(config)
+        strings = len(target.dataset.first(target.config.strings))
+        # Attacks that ask nothing have no batch.
+        searched = strings * settings["max_queries"] if "batch" in settings else 0
+        items[spec.name] = items.get(spec.name, 0.0) + searched
+        items["score"] = items.get("score", 0.0) + strings * (target.config.repeats + 2)
+    assert target is not None
+    rate = None if target.config.backend in _REMOTE else _rate(target)
+    return Work({k: v for k, v in items.items() if v}, "prompts put to the target, at most", rate)
+
+
+def _rate(target: LanguageTarget) -> float:
+    """Prompts scored a second here, from one timed batch."""
+    model, batch = target.undefended, target.config.batch
+    prompts = [f"{text} {i}" for i, text in enumerate([target.goals[0].text] * batch)]
+    model.score(prompts, target.goals[0].text)
+    start = time.perf_counter()
+    model.score(prompts, target.goals[0].text)
+    return batch / (time.perf_counter() - start)
+
+
+KIND = Kind(
+    spec=SPEC, dataset="harmless-strings", prefix="target-",
+    flags={
+        "model": "target", "template": "template", "system": "system", "strings": "strings",
+        "target_tokens": "target-tokens",
+    },
+    load=_load, configure=configure, make=make, pinned=pinned, content=content_named, wrap=_wrap,
+    score=_score, rescore=rescore, work=_work,
+)  # fmt: skip
