@@ -8,13 +8,13 @@ and a small model might lose its way for that alone. Some three minutes on one c
 
 from __future__ import annotations
 
-from attacks._shared.hijack import TARGETS, scripts_of, single
-from redteam.agents.target import configure, make
+from attacks.agents._hijack import TARGETS, scripts_of, single
 from redteam.core.context import Context
 from redteam.core.device import Device, set_threads
 from redteam.core.seeding import SeedPath
-from redteam.data.agents import load_agents
-from redteam.score.agents import ScoreSettings, measure
+from redteam.threats.agents.data.load import load_agents
+from redteam.threats.agents.scorer import ScoreSettings, measure
+from redteam.threats.agents.target import configure, make
 
 PADDED = (
     "Thanks. It has been a long morning here with many visitors and the weather has not helped, but we are nearly "

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from redteam.agents import target as agents
 from redteam.artifacts import load
 from redteam.core import registry
 from redteam.core.config import build, knobs, to_json
@@ -18,13 +17,14 @@ from redteam.core.device import Device
 from redteam.core.errors import ConfigError, UnknownNameError
 from redteam.core.seeding import SeedPath
 from redteam.core.types import Spec
-from redteam.data.agents import load_agents
 from redteam.data.nouns import TextDataset
-from redteam.dialogue import Agent
 from redteam.llm.language import LanguageModel, Sampling
 from redteam.llm.opening import open_model
 from redteam.llm.options import ModelOptions
-from redteam.score.agents import enforce
+from redteam.threats.agents import target as agents
+from redteam.threats.agents.data.load import load_agents
+from redteam.threats.agents.nouns import Agent
+from redteam.threats.agents.scorer import enforce
 from redteam.threats.evasion import target as classifiers
 from redteam.threats.evasion.scorer import enforce_threat as enforce_ball_threat
 from redteam.threats.evasion.target import DomainTarget

@@ -8,9 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from redteam.artifacts.scripts import Scripts
 from redteam.core.arrays import load_arrays
 from redteam.core.errors import ArtifactError
+from redteam.threats.agents.artifact import Scripts
 from redteam.threats.evasion.artifact import Perturbed
 from redteam.threats.moderation.artifact import Suffixes
 from redteam.threats.poisoning.artifact import Poison

@@ -45,7 +45,7 @@ def jailbreakbench(run: str, store: Path, out: Path | None, attack_type: str) ->
 )
 def agents(dataset: str, out: Path) -> None:
     """Write the users, tasks and rule table of DATASET as JSON lines, which `--dataset jsonl:PATH` reads."""
-    from redteam.data.agents import load_agents, write_jsonl
+    from redteam.threats.agents.data.load import load_agents, write_jsonl
 
     write_jsonl(load_agents(dataset), out)
     click.echo(str(out))

@@ -46,7 +46,7 @@ def score(
 
     record, artifact, tables = read_run(Store(store).locate(run))
     if rules is not None or flips or sensitive:
-        from redteam.cli.norms import rescored
+        from redteam.threats.agents.norms import rescored
 
         if against is not None:
             raise click.UsageError("--against: compare runs under their own norms, or ask for other norms")
@@ -85,10 +85,10 @@ def _compare(artifact: Artifact, tables: dict[str, DataFrame], other: Path) -> N
     Raises:
         ConfigError: the runs have no examples to pair.
     """
-    from redteam.artifacts.scripts import Scripts
     from redteam.core.errors import ConfigError
     from redteam.core.store import read_run
-    from redteam.score import agents
+    from redteam.threats.agents import scorer as agents
+    from redteam.threats.agents.artifact import Scripts
     from redteam.threats.strings import scorer as strings
     from redteam.threats.strings.artifact import Strings
 

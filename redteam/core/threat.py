@@ -70,7 +70,7 @@ _MODULES: dict[TargetKind, str] = {
     "federation": "redteam.threats.poisoning.federation.seam",
     "language-model": "redteam.threats.strings.seam",
     "text-classifier": "redteam.threats.moderation.seam",
-    "agent": "redteam.kinds.agent",
+    "agent": "redteam.threats.agents.seam",
     "classifier": "redteam.threats.evasion.seam",
 }
 _BY_ARTIFACT = {

@@ -37,7 +37,7 @@ TEXTS: dict[str, str] = {
     "moderated-topics": "104 harmless texts on topics that the embedded classifier moderates; in the package",
     "file:PATH": "your own strings: .txt with one a line, .csv or .jsonl with target, goal or text",
 }
-# Users and tasks, for agents: `redteam.data.agents.load_agents` loads them.
+# Users and tasks, for agents: `redteam.threats.agents.data.load.load_agents` loads them.
 AGENTS: dict[str, str] = {
     "profiles": "45 made-up users, 36 fields, 10 tasks and a rule table of what may flow; in the package",
     "profiles@SEED": "other users, drawn with another seed",

@@ -16,13 +16,13 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from redteam import report as shared
-from redteam.artifacts.scripts import Scripts
 from redteam.core.errors import ArtifactError, RecordError
 from redteam.core.record import Metric, Record
 from redteam.core.store import read_run
-from redteam.dialogue import LABELS
-from redteam.metrics.agents import sensitivity
 from redteam.report import agent_plots, agent_series, agent_transcripts, agent_words, words
+from redteam.threats.agents.artifact import Scripts
+from redteam.threats.agents.metrics import sensitivity
+from redteam.threats.agents.nouns import LABELS
 
 TABLES = ("questions", "transcripts", "norms", "facts", "verdicts")
 _ENDS = ("answered", "empty", "refused", "filtered", "error", "timeout")

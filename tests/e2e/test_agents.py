@@ -14,8 +14,8 @@ from redteam.cli import main
 from redteam.core.record import json_schema, parse
 from redteam.core.stats import wilson
 from redteam.core.store import read_run
-from redteam.data.agents import load_agents, write_jsonl
 from redteam.llm.gguf import resolve_gguf
+from redteam.threats.agents.data.load import load_agents, write_jsonl
 
 HIJACK = ["attack", "context-hijack", "--workers", "1", "-q"]
 STRATEGIES = ("preserving", "agnostic", "multi-turn")
@@ -84,7 +84,7 @@ def test_nothing_forbidden_is_lost_behind_the_oracle_in_at_least_2000_attempts(s
 
 def test_hijacks_lower_the_privacy_of_the_undefended_agent_and_the_air_gap_gives_it_back(store):
     """Paired on the same questions: each difference's clustered interval keeps clear of zero."""
-    from redteam.score.agents import paired
+    from redteam.threats.agents.scorer import paired
 
     def difference(first, second, metric="privacy"):
         tables = [read_run(cells(store)[key][1])[2] for key in (first, second)]
