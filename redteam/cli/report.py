@@ -40,24 +40,24 @@ def report(run: str, store: Path, out: Path | None, dataset: str | None, **param
     record = read_record(folder / "record.json")
     siblings = [r for r in Store(folder.parent).records() if r.cell.task == record.cell.task]
     if record.cell.threat == "strings":
-        from redteam.report.strings import render_strings
+        from redteam.threats.strings.report import render_strings
 
         page = render_strings(folder, siblings)
     elif record.cell.threat == "agent-privacy":
-        from redteam.report.agents import render_agents
+        from redteam.threats.agents.report import render_agents
 
         page = render_agents(folder, siblings)
     elif record.cell.threat == "evasion":
-        from redteam.report.evasion import render_evasion
+        from redteam.threats.evasion.report import render_evasion
 
         page = render_evasion(folder, siblings, _domains(record, dataset, params))
     elif record.cell.task.target == "federation":
-        from redteam.report.federation import render_federation
+        from redteam.threats.poisoning.federation.report import render_federation
 
         images = _images(record, dataset, params)
         page = render_federation(folder, siblings, images.classes if images else None)
     else:
-        from redteam.report import render
+        from redteam.threats.poisoning.report import render
 
         page = render(folder, siblings, _images(record, dataset, params))
     path = out or folder / "report.html"

@@ -203,7 +203,7 @@ def test_record_round_trip_and_schema():
 def test_published_schema_is_the_models_own():
     from pathlib import Path
 
-    path = Path(R.__file__).parent / "schema" / "record-v1.json"
+    path = Path(R.__file__).parents[1] / "schema" / "record-v1.json"
     assert json.loads(path.read_text()) == R.json_schema(), "run `python -m scripts.write_schema`"
 
 

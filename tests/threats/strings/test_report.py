@@ -13,11 +13,12 @@ import pytest
 from leaderboards import table
 from redteam.core.errors import ArtifactError, RecordError
 from redteam.core.record import ErrorInfo, Metric, Record
-from redteam.report import curve, string_series
-from redteam.report.string_words import DEFINITIONS, agreement, visible
-from redteam.report.strings import render_strings
+from redteam.report import curve
 from redteam.report.words import bounds, fraction
 from redteam.threats.strings.metrics import OUTCOME_COLUMNS
+from redteam.threats.strings.report import render_strings
+from redteam.threats.strings.report import series as string_series
+from redteam.threats.strings.report.words import DEFINITIONS, agreement, visible
 from tests.leaderboards.helpers import record as poisoning_record
 from tests.threats.strings.helpers import SHIELD, TEXTS, cell, model, strings, write_run
 

@@ -7,12 +7,12 @@ from typing import Any
 
 from redteam.core.record import Metric, Record
 from redteam.core.stats import Estimate
-from redteam.report import federation_series as series
 from redteam.report import words
-from redteam.report.agent_series import UNDEFENDED
-from redteam.report.federation_series import Line, Point
 from redteam.report.words import count, fraction, with_interval
+from redteam.threats.agents.report.series import UNDEFENDED
 from redteam.threats.poisoning.federation.artifact import Clients
+from redteam.threats.poisoning.federation.report import series
+from redteam.threats.poisoning.federation.report.series import Line, Point
 
 HEADLINE = (
     "asr", "asr_max", "base_pta", "trigger_lift", "cta", "cta_drop", "filter_tpr", "filter_fpr",

@@ -9,8 +9,8 @@ import pandas as pd
 
 from redteam.core.record import Record
 from redteam.report import words
-from redteam.report.agent_series import UNDEFENDED, Group, attack_name, behind
 from redteam.report.words import count, with_interval
+from redteam.threats.agents.report.series import UNDEFENDED, Group, attack_name, behind
 
 HEADLINE = (
     "privacy", "utility", "leaks", "other_leaks", "escalated", "minimiser_privacy", "minimiser_utility",

@@ -1,4 +1,4 @@
-"""One HTML page about images moved so that a classifier misreads them, in the style of `redteam.report`.
+"""One HTML page about images moved so that a classifier misreads them.
 
 `render_evasion` is a pure function of the run's files, the records beside it and the data set.
 """
@@ -11,21 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from redteam import report as shared
 from redteam.core.errors import ArtifactError, DataError, RecordError
 from redteam.core.record import Record
 from redteam.core.store import read_run
 from redteam.data.nouns import ImageSet
-from redteam.report import evasion_pictures as pictures
-from redteam.report import evasion_plots as plots
-from redteam.report import evasion_series as series
-from redteam.report import evasion_words, words
+from redteam.report import page, words
 from redteam.report.curve import of_metric
-from redteam.report.federation_plots import colour, glyph
 from redteam.threats.evasion.artifact import Perturbed
 from redteam.threats.evasion.domain import DomainDataset
+from redteam.threats.evasion.report import pictures, plots, series
+from redteam.threats.evasion.report import words as evasion_words
+from redteam.threats.poisoning import report as shared
+from redteam.threats.poisoning.federation.report.plots import colour, glyph
 
 TABLES = ("outcomes", "probes")
 # What a cell pins of a model of the user's own; no setting.
@@ -62,14 +60,10 @@ def render_evasion(
     found = _read(run, dataset)
     record, beside = found.record, series.comparable(found.record, siblings)
     others = series.other_attacks(record, siblings)
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    environment.filters |= {"interval": words.with_interval, "fraction": words.fraction}
+    environment = page.environment(Path(__file__).parent)
     environment.globals |= {"bounds": words.bounds, "count": words.count, "glyph": glyph, "colour": colour,
                             "counts": evasion_words.COUNTS}  # fmt: skip
-    page = environment.get_template("evasion.html.j2").render(
+    html = environment.get_template("evasion.html.j2").render(
         **_headline(found),
         **_compared(found, beside, others),
         **_training(found),
@@ -78,7 +72,7 @@ def render_evasion(
         **_provenance(record, found.artifact, flags or {}),
         left_out=len({s.id for s in siblings} - {r.id for r in [*beside, *others]}),
     )
-    return page + "\n"
+    return html + "\n"
 
 
 def _read(run: Path, dataset: DomainDataset | None) -> _Run:

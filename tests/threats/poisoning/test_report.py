@@ -16,11 +16,20 @@ from PIL import Image
 from redteam.core.errors import ArtifactError, DataError, RecordError
 from redteam.core.record import Record
 from redteam.data.nouns import ImageDataset
-from redteam.report import render
-from redteam.report.pictures import AMPLIFIED, amplified, png_uri
 from redteam.report.words import bounds, fraction
 from redteam.threats.poisoning import triggers
-from tests.report.helpers import NULL, SOURCE, TARGET, dataset, poison, sibling, siblings, write_run
+from redteam.threats.poisoning.report import render
+from redteam.threats.poisoning.report.pictures import AMPLIFIED, amplified, png_uri
+from tests.threats.poisoning.report_helpers import (
+    NULL,
+    SOURCE,
+    TARGET,
+    dataset,
+    poison,
+    sibling,
+    siblings,
+    write_run,
+)
 
 DATA = dataset()
 

@@ -1,4 +1,4 @@
-"""One HTML page about a run of adversarial strings, in the style of `redteam.report`.
+"""One HTML page about a run of adversarial strings.
 
 `render_strings` is a pure function of the run's files, the records beside it and their files.
 """
@@ -13,15 +13,17 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from redteam import report as shared
 from redteam.core.errors import ArtifactError, RecordError
 from redteam.core.record import Metric, Record
 from redteam.core.store import read_run
-from redteam.report import curve, string_plots, string_series, string_words, words
+from redteam.report import curve, page, words
+from redteam.threats.poisoning import report as shared
 from redteam.threats.strings.artifact import Strings
 from redteam.threats.strings.metrics import CLASSES, class_of, judged
+from redteam.threats.strings.report import plots as string_plots
+from redteam.threats.strings.report import series as string_series
+from redteam.threats.strings.report import words as string_words
 
 _FIRST_SHOWN = 20
 _ARMS = {
@@ -62,16 +64,13 @@ def render_strings(run: Path, siblings: Sequence[Record], flags: Mapping[str, st
     record, artifact, tables = _read(run)
     beside = curve.comparable(record, siblings)
     found = string_series.series(run, beside)
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
+    environment = page.environment(Path(__file__).parent)
     environment.filters |= {
-        "interval": words.with_interval, "fraction": words.fraction, "visible": string_words.visible,
+        "visible": string_words.visible,
     }  # fmt: skip
     outcomes = judged(tables["outcomes"])
     rows = _rows(artifact, outcomes)
-    page = environment.get_template("strings.html.j2").render(
+    html = environment.get_template("strings.html.j2").render(
         **_headline(record, artifact, found),
         **_evidence(artifact, outcomes, tables["trace"]),
         **_provenance(record, artifact, flags or {}),
@@ -82,7 +81,7 @@ def render_strings(run: Path, siblings: Sequence[Record], flags: Mapping[str, st
         more_rows=rows[_FIRST_SHOWN:],
         left_out=len({s.id for s in siblings} - {r.id for r in beside}),
     )
-    return page + "\n"
+    return html + "\n"
 
 
 def _spent_curves(

@@ -1,4 +1,4 @@
-"""One HTML page about malicious clients of a federation, in the style of `redteam.report`.
+"""One HTML page about malicious clients of a federation.
 
 `render_federation` is a pure function of the run's files and the records beside it.
 """
@@ -11,17 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from redteam import report as shared
 from redteam.core.errors import ArtifactError, RecordError
 from redteam.core.record import Record
 from redteam.core.stats import Estimate
 from redteam.core.store import read_run
-from redteam.report import federation_plots as plots
-from redteam.report import federation_series as series
-from redteam.report import federation_words, words
+from redteam.report import page, words
+from redteam.threats.poisoning import report as shared
 from redteam.threats.poisoning.federation.artifact import Clients
+from redteam.threats.poisoning.federation.report import plots, series
+from redteam.threats.poisoning.federation.report import words as federation_words
 
 TABLES = ("outcomes", "rounds", "clients", "notes")
 _EVENTS = 60
@@ -57,14 +56,10 @@ def render_federation(
     record, artifact, tables = _read(run)
     beside, controls = series.comparable(record, siblings), series.controls(record, siblings)
     lines, points = series.lines(record, beside), series.points(record, beside)
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    environment.filters |= {"interval": words.with_interval, "fraction": words.fraction}
+    environment = page.environment(Path(__file__).parent)
     environment.globals |= {"bounds": words.bounds, "count": words.count, "plain": words.plain,
                             "glyph": plots.glyph, "colour": plots.colour}  # fmt: skip
-    page = environment.get_template("federation.html.j2").render(
+    html = environment.get_template("federation.html.j2").render(
         **_headline(record, artifact, classes),
         summary=federation_words.summary(record, artifact, lines, points, controls, classes),
         **_curves(record, tables["rounds"], lines),
@@ -74,7 +69,7 @@ def render_federation(
         **_provenance(record, artifact, flags or {}),
         left_out=len({s.id for s in siblings} - {r.id for r in [*beside, *controls]}),
     )
-    return page + "\n"
+    return html + "\n"
 
 
 def _read(run: Path) -> tuple[Record, Clients, dict[str, pd.DataFrame]]:

@@ -12,9 +12,9 @@ from redteam.core.hashing import canonical_json
 from redteam.core.record import Metric, Record
 from redteam.core.stats import CONFIDENCE, Estimate, across_cells, paired_difference
 from redteam.report.curve import of_metric
-from redteam.report.federation_series import defense_key, defense_labels, pooled
 from redteam.threats.evasion.artifact import Perturbed
 from redteam.threats.evasion.metrics import by_radius, correct, radius_group, robust
+from redteam.threats.poisoning.federation.report.series import defense_key, defense_labels, pooled
 
 TRADE = ("accuracy", "robust_accuracy", "attack_success", "pseudo_accuracy", "selection_gap")
 Curve = tuple[tuple[float, Estimate], ...]

@@ -19,8 +19,8 @@ import pandas as pd
 from redteam.core.hashing import canonical_json
 from redteam.core.record import Record
 from redteam.core.stats import CONFIDENCE, Estimate, across_cells, rate
-from redteam.report.agent_series import UNDEFENDED, _differing, short
 from redteam.report.curve import of_metric
+from redteam.threats.agents.report.series import UNDEFENDED, _differing, short
 from redteam.threats.poisoning.federation.metrics import BASE_TRAINED, TRAINED
 from redteam.threats.poisoning.filter_metrics import filter_metrics, over_victims, removed_by_weight
 

@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from redteam.core.stats import Estimate
 from redteam.report.plots import _INK, _bars, _figure, _mark
-from redteam.report.string_series import Series
+from redteam.threats.strings.report.series import Series
 
 _UNITS = {"queries": "queries", "tokens": "tokens", "usd": "US dollars"}
 

@@ -8,12 +8,12 @@ import pandas as pd
 
 from redteam.core.record import Record
 from redteam.core.stats import Estimate
-from redteam.report import evasion_series as series
-from redteam.report.agent_series import UNDEFENDED
-from redteam.report.evasion_series import After, AtRadius, Row
 from redteam.report.words import count, fraction, with_interval
+from redteam.threats.agents.report.series import UNDEFENDED
 from redteam.threats.evasion.artifact import Perturbed
 from redteam.threats.evasion.metrics import black_box_gain, claims, rises
+from redteam.threats.evasion.report import series
+from redteam.threats.evasion.report.series import After, AtRadius, Row
 
 HEADLINE = (
     "accuracy", "robust_accuracy", "robust_drop", "attack_success", "pseudo_accuracy", "selection_gap",

@@ -1,4 +1,4 @@
-"""One HTML page about an attack on an agent, in the style of `redteam.report`.
+"""One HTML page about an attack on an agent.
 
 `render_agents` is a pure function of the run's files and the records beside it.
 """
@@ -13,16 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from redteam import report as shared
 from redteam.core.errors import ArtifactError, RecordError
 from redteam.core.record import Metric, Record
 from redteam.core.store import read_run
-from redteam.report import agent_plots, agent_series, agent_transcripts, agent_words, words
+from redteam.report import page, words
 from redteam.threats.agents.artifact import Scripts
 from redteam.threats.agents.metrics import sensitivity
 from redteam.threats.agents.nouns import LABELS
+from redteam.threats.agents.report import plots as agent_plots
+from redteam.threats.agents.report import series as agent_series
+from redteam.threats.agents.report import transcripts as agent_transcripts
+from redteam.threats.agents.report import words as agent_words
+from redteam.threats.poisoning import report as shared
 
 TABLES = ("questions", "transcripts", "norms", "facts", "verdicts")
 _ENDS = ("answered", "empty", "refused", "filtered", "error", "timeout")
@@ -69,14 +72,11 @@ def render_agents(run: Path, siblings: Sequence[Record], flags: Mapping[str, str
     beside = agent_series.comparable(record, siblings)
     groups = agent_series.groups(beside)
     shelves, left_out = agent_transcripts.shelves(tables, _notes(artifact))
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
+    environment = page.environment(Path(__file__).parent)
     environment.filters |= {
-        "interval": words.with_interval, "fraction": words.fraction, "visible": agent_transcripts.shown,
+        "visible": agent_transcripts.shown,
     }  # fmt: skip
-    page = environment.get_template("agents.html.j2").render(
+    html = environment.get_template("agents.html.j2").render(
         **_headline(record, tables, groups),
         **_frontier(record, groups),
         **_confusion(record, tables),
@@ -89,7 +89,7 @@ def render_agents(run: Path, siblings: Sequence[Record], flags: Mapping[str, str
         shown=sum(s.shown for s in shelves),
         left_out=len({s.id for s in siblings} - {r.id for r in beside}),
     )
-    return page + "\n"
+    return html + "\n"
 
 
 def _read(run: Path) -> tuple[Record, Scripts, dict[str, pd.DataFrame]]:

@@ -22,14 +22,15 @@ from leaderboards import frontier
 from redteam.core.errors import ArtifactError, RecordError
 from redteam.core.record import ErrorInfo, Metric, Record
 from redteam.core.store import Store
-from redteam.report import agent_series, agent_transcripts
-from redteam.report.agent_transcripts import CUT, SHOWN, patterns, shown
-from redteam.report.agent_words import DEFINITIONS
-from redteam.report.agents import render_agents
 from redteam.report.words import bounds, fraction
 from redteam.threats.agents.artifact import Scripts
 from redteam.threats.agents.metrics import agent_metrics, grouped_metrics, verdicts
 from redteam.threats.agents.nouns import Question, Script, Session
+from redteam.threats.agents.report import render_agents
+from redteam.threats.agents.report import series as agent_series
+from redteam.threats.agents.report import transcripts as agent_transcripts
+from redteam.threats.agents.report.transcripts import CUT, SHOWN, patterns, shown
+from redteam.threats.agents.report.words import DEFINITIONS
 from tests.leaderboards.test_frontier import PROMPT, agent_record, airgap
 
 FIELDS = ("full_name", "phone", "diagnosis", "birth_date", "passport")

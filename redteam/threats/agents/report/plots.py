@@ -7,8 +7,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from redteam.report.agent_series import Group, Point
 from redteam.report.plots import _INK, _MARKERS, _SERIES, _bars, _figure
+from redteam.threats.agents.report.series import Group, Point
 
 # Eight hues; the page gives the last two their variables. Controls are drawn in the colour of the text.
 COLOURS = 8

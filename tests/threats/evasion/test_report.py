@@ -20,12 +20,15 @@ from redteam.core.config import build, to_json
 from redteam.core.errors import ArtifactError, DataError, RecordError
 from redteam.core.record import ErrorInfo, Record
 from redteam.core.stats import Estimate
-from redteam.report import evasion_pictures, evasion_plots, evasion_series, evasion_words
-from redteam.report.evasion import examples_of, render_evasion
 from redteam.report.words import bounds, fraction
 from redteam.threats.evasion.adapt.config import SELECTORS, DomainConfig
-from tests.report.evasion_helpers import CLASSES, DATA, MAIN, K, blank, defense, domain, write_run
-from tests.report.test_report import decoded, text_of
+from redteam.threats.evasion.report import examples_of, render_evasion
+from redteam.threats.evasion.report import pictures as evasion_pictures
+from redteam.threats.evasion.report import plots as evasion_plots
+from redteam.threats.evasion.report import series as evasion_series
+from redteam.threats.evasion.report import words as evasion_words
+from tests.threats.evasion.report_helpers import CLASSES, DATA, MAIN, K, blank, defense, domain, write_run
+from tests.threats.poisoning.test_report import decoded, text_of
 
 ROOT = Path(__file__).parents[2]
 ENSEMBLE = ("apgd-ce", "apgd-t", "square")

@@ -8,10 +8,10 @@ from typing import Any
 from markupsafe import Markup
 
 from redteam.core.stats import Estimate
-from redteam.report.agent_plots import _HUES, COLOURS, _coloured
-from redteam.report.evasion_series import After, Curve, Line, Validated
-from redteam.report.federation_plots import _marker
 from redteam.report.plots import _INK, _MARKERS, _bars, _figure
+from redteam.threats.agents.report.plots import _HUES, COLOURS, _coloured
+from redteam.threats.evasion.report.series import After, Curve, Line, Validated
+from redteam.threats.poisoning.federation.report.plots import _marker
 
 # A largest radius that is so many times the next one would leave the others no room on a linear axis.
 _FAR = 3.0

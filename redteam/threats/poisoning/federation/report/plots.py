@@ -8,9 +8,9 @@ from typing import Any
 from markupsafe import Markup
 
 from redteam.core.stats import Estimate
-from redteam.report.agent_plots import _HUES, COLOURS, GLYPHS, _coloured
-from redteam.report.federation_series import Judged, Line, Point
 from redteam.report.plots import _INK, _MARKERS, _bars, _figure
+from redteam.threats.agents.report.plots import _HUES, COLOURS, GLYPHS, _coloured
+from redteam.threats.poisoning.federation.report.series import Judged, Line, Point
 
 _NEAR = 0.12, 0.06  # of the axes: numbers beside points that lie closer in both are left out
 _SPAN = 0.06  # the least height of the axis of clean accuracy in the trade-off

@@ -12,7 +12,6 @@ import pandas as pd
 from redteam.core.hashing import digest_file, digest_json
 from redteam.core.record import DefensePlugin, Evidence, FileRef, Metric, Plugin, Record, TaskInfo
 from redteam.data.nouns import ImageSet
-from redteam.report.evasion import examples_of
 from redteam.threats.evasion.adapt.config import SELECTORS
 from redteam.threats.evasion.artifact import SURVIVED, WRONG, Perturbed
 from redteam.threats.evasion.domain import DomainDataset
@@ -22,6 +21,7 @@ from redteam.threats.evasion.metrics import (
     PSEUDO_COLUMNS,
     SELECTION_COLUMNS,
 )
+from redteam.threats.evasion.report import examples_of
 from redteam.threats.evasion.scorer import rescore
 from tests.leaderboards.helpers import record as plain_record
 

@@ -18,19 +18,22 @@ from redteam.cli import cli
 from redteam.core.errors import ArtifactError, RecordError
 from redteam.core.hashing import digest_file, digest_json
 from redteam.core.record import DefensePlugin, ErrorInfo, Evidence, FileRef, Metric, Plugin, Record, TaskInfo
-from redteam.report import federation_plots, federation_series, federation_words, render
-from redteam.report.federation import render_federation
 from redteam.report.words import DEFINITIONS, bounds, fraction
 from redteam.threats.poisoning import triggers
 from redteam.threats.poisoning.federation.artifact import Clients
 from redteam.threats.poisoning.federation.conduct import Conduct
 from redteam.threats.poisoning.federation.metrics import CLIENT_COLUMNS
+from redteam.threats.poisoning.federation.report import plots as federation_plots
+from redteam.threats.poisoning.federation.report import render_federation
+from redteam.threats.poisoning.federation.report import series as federation_series
+from redteam.threats.poisoning.federation.report import words as federation_words
 from redteam.threats.poisoning.federation.scorer import rescore
 from redteam.threats.poisoning.filter_metrics import filter_groups, filter_metrics
 from redteam.threats.poisoning.metrics import OUTCOME_COLUMNS
+from redteam.threats.poisoning.report import render
 from tests.leaderboards.helpers import record as plain_record
-from tests.report import helpers as pictures
-from tests.report.test_report import text_of
+from tests.threats.poisoning import report_helpers as pictures
+from tests.threats.poisoning.test_report import text_of
 
 CLIENTS, PER_ROUND, ROUNDS, EVERY, TARGET = 40, 10, 60, 10, 4
 TASK = {

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from redteam.core.record import Record
 from redteam.report.curve import of_metric
-from redteam.report.string_series import Series
 from redteam.report.words import count, with_interval
 from redteam.threats.strings.artifact import Strings
+from redteam.threats.strings.report.series import Series
 
 HEADLINE = (
     "success", "success_found", "initial_success", "search_lift", "base_success", "reproduced", "benign_pass",
