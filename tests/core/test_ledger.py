@@ -230,7 +230,7 @@ def test_threads_share_a_ledger_and_together_reach_the_cap_exactly():
 KILLED = """
 import os, sys
 from pathlib import Path
-from redteam.spend import Caps, Ledger
+from redteam.core.ledger import Caps, Ledger
 ledger = Ledger(Path(sys.argv[1]), Caps(requests=40))
 ledger.settle(ledger.reserve(model="m", role="r", queries=1, tokens_in=9, tokens_out=9), tokens_in=1, tokens_out=1)
 ledger.reserve(model="m", role="r", queries=1, tokens_in=9, tokens_out=9)

@@ -220,13 +220,13 @@ def test_a_resumed_run_never_spends_more_than_its_cap(tmp_path):
 KILLED = """
 import os, sys, threading
 from pathlib import Path
-from redteam.language import Sampling
+from redteam.llm.language import Sampling
 from redteam.llm.endpoint import open_endpoint
 from redteam.llm.options import ModelOptions
-from redteam.context import Context
-from redteam.device import Device
-from redteam.seeding import SeedPath
-from redteam.spend import Caps, Ledger
+from redteam.core.context import Context
+from redteam.core.device import Device
+from redteam.core.seeding import SeedPath
+from redteam.core.ledger import Caps, Ledger
 ctx = Context(Device("cpu"), SeedPath(0), ledger=Ledger(Path(sys.argv[1]), Caps(requests=50)))
 model = open_endpoint(ModelOptions(model="openai:toy", tokenizer="server", batch=4), ctx)
 model.generate([f"prompt {i}" for i in range(50)], Sampling(max_tokens=4))

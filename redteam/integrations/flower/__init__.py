@@ -1,6 +1,6 @@
 """The suite's federated defences as a strategy of Flower (`flwr`), for real federations.
 
-    from redteam.flower import strategy
+    from redteam.integrations.flower import strategy
     server = strategy(["norm-clip", ("multi-krum", {"poisons": 20})], clients=100, classes=10, per_round=10, rounds=50)
     server.start(grid, initial_arrays=ArrayRecord(model.state_dict()), num_rounds=50)
 
