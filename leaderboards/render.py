@@ -103,9 +103,7 @@ def _markdown_section(section: Section, rules: KindRules) -> list[str]:
     parts = [f"## {words.escape(words.title(section))}", "\n".join(lines)]
     if section.rows:
         parts.append(_markdown_table(section, rules))
-    if commands := [
-        c for row in section.rows if (c := words.command(row, section, rules.budget.split(".")[-1]))
-    ]:
+    if commands := [c for row in section.rows if (c := words.command(row, section, rules))]:
         listing = "\n".join(dict.fromkeys(commands))
         parts.append(f"{_REPRODUCE}\n\n```sh\n{listing}\n```")
     if section.failed:

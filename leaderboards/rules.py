@@ -1,4 +1,7 @@
-"""The rules of the boards: which metrics, which one ranks, and what is held fixed in one table."""
+"""The rules of the boards: which metrics, which one ranks, and what is held fixed in one table.
+
+Each threat brings its own, a `board.toml` with one table for each `cell.threat`, or for one and its target.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from redteam.core.errors import ConfigError, nearest
 from redteam.core.files import load_toml
-
-PATH = Path(__file__).with_name("rules.toml")
+from redteam.core.threat import threats
 
 
 class Ranking(BaseModel):
@@ -38,8 +40,29 @@ class Frontier(BaseModel):
     lower: tuple[str, ...] = ()
 
 
+class Command(BaseModel):
+    """How the command that runs a row again is written. model: the option of the model. settings: those of the target
+    that make another experiment, given as `-o target.KEY`. options: knobs of the attack that are options of their own.
+    configured: whether defences are given with their settings.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str = "--model"
+    settings: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+    configured: bool = False
+
+
 class KindRules(BaseModel):
-    """The rules of one threat kind; `rules.toml` says what each field is for."""
+    """The rules of one board.
+
+    metrics: its columns, in order. compact: those that `leaderboard show` prints. ranking: the metric that ranks come
+    from, and its order. min_cells: seeds a row needs to be ranked. budget: where the budget lies in a cell. table: what
+    is held fixed in one table; whatever else differs between two cells, apart from budget and seed, makes another row.
+    notes: lines printed above the tables. frontier: after the tables of a task, a table for each attack sets y against
+    x for every defence setting. command: how rows are run again.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -51,6 +74,7 @@ class KindRules(BaseModel):
     table: tuple[str, ...] = Field(min_length=1)
     notes: tuple[str, ...] = ()
     frontier: Frontier | None = None
+    command: Command = Command()
 
     @model_validator(mode="after")
     def _consistent(self) -> KindRules:
@@ -86,14 +110,19 @@ def board_of(threat: str, target: str, rules: Rules) -> str:
     return own if own in rules else threat
 
 
-def load_rules(path: Path = PATH) -> Rules:
-    """Read and check the rules of every threat kind.
+def load_rules(*paths: Path) -> Rules:
+    """Read and check the rules in `paths`; without any, those of every installed threat.
 
     Raises:
-        ConfigError: no such file, not TOML, an unknown key, or a value that does not fit.
+        ConfigError: no such file, not TOML, an unknown key, a value that does not fit, or two files with one board.
     """
-    content = load_toml(path)
-    return {kind: _kind(kind, table, path) for kind, table in content.items()}
+    out: dict[str, KindRules] = {}
+    for path in paths or [threat.board for threat in threats().values()]:
+        for kind, table in load_toml(path).items():
+            if kind in out:
+                raise ConfigError(f"{path}: the board '{kind}' has its rules already; name it otherwise")
+            out[kind] = _kind(kind, table, path)
+    return out
 
 
 def _kind(kind: str, table: object, path: Path) -> KindRules:

@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
 
+from leaderboards.rules import KindRules
 from leaderboards.sections import Aggregate, Row, Section
 from redteam.core.hashing import canonical_json, digest_json
 from redteam.core.record import PublishedNumber
@@ -175,16 +176,8 @@ def _commit(commit: str | None, dirty: bool | None) -> str:
     return f"{commit[:12]} ({state})" if commit else f"no commit recorded ({state})"
 
 
-# Settings of a target that make another experiment: of a language model, and of an agent.
-_SPOKEN = ("template", "strings", "target_tokens")
-_ASKED = ("profiles", "fields", "tasks", "interface")
-
-
-def command(row: Row, section: Section, budget: str) -> str | None:
-    """The command that runs a row again; None where its seeds are not in sequence or nobody here ran it.
-
-    budget: the knob that holds the budget.
-    """
+def command(row: Row, section: Section, rules: KindRules) -> str | None:
+    """The command that runs a row again; None where its seeds are not in sequence or nobody here ran it."""
     first = row.records[0]
     seeds = [r.cell.seed for r in row.records]
     if row.origin != "measured" or seeds != list(range(seeds[0], seeds[0] + len(seeds))):
@@ -192,29 +185,30 @@ def command(row: Row, section: Section, budget: str) -> str | None:
     dataset = first.cell.task.dataset.removesuffix("-jpeg")
     words = ["redteam", "attack", first.cell.attack.name, "--dataset", dataset]
     config = first.cell.task.config
-    agent = first.cell.threat == "agent-privacy"
-    words += ["--target" if agent or "template" in config else "--model", first.cell.task.model]
-    for key in (*_SPOKEN, *(_ASKED if agent else ())):
+    how = rules.command
+    words += [how.model, first.cell.task.model]
+    for key in how.settings:
         if config.get(key) is not None:
             words += ["-o", f"target.{key}={_listed(config[key])}"]
-    strategy = first.cell.attack.config.get("strategy") if agent else None
-    words += [] if strategy is None else ["--strategy", str(strategy)]
+    options = {k: v for k in how.options if (v := first.cell.attack.config.get(k)) is not None}
+    for key, value in options.items():
+        words += [_flag(key), str(value)]
     for d in first.cell.defenses:
-        words += ["--defense", _with_settings(d.name, d.config) if agent else d.name]
+        words += ["--defense", _with_settings(d.name, d.config) if how.configured else d.name]
     if section.knowledge == "adaptive":
         words.append("--adaptive")
     if isinstance(row.budget, int | float) and row.budget > 0:
-        words += [f"--{budget.replace('_', '-')}", str(row.budget)]
+        words += [_flag(rules.budget.rpartition(".")[2]), str(row.budget)]
     for key, value in row.settings.items():
         name = key.removeprefix("attack.config.")
-        if (
-            key.startswith("attack.config.")
-            and isinstance(value, str | int | float)
-            and (strategy is None or name != "strategy")
-        ):
+        if key.startswith("attack.config.") and isinstance(value, str | int | float) and name not in options:
             words += ["-o", f"{name}={plain_value(value)}"]
     words += ["--seeds", str(len(seeds)), *(["--seed", str(seeds[0])] if seeds[0] else [])]
     return one_line(" ".join(map(shlex.quote, words)))
+
+
+def _flag(knob: str) -> str:
+    return f"--{knob.replace('_', '-')}"
 
 
 def _listed(value: Any) -> str:

@@ -17,9 +17,9 @@ from PIL import Image, ImageDraw
 from redteam.core.errors import DataError
 from redteam.core.files import atomic_path
 from redteam.data.access import Access
-from redteam.data.catalog import DIGIT_DOMAINS
 from redteam.data.nouns import ImageSet
 from redteam.threats.evasion.data.digits import load_domain
+from redteam.threats.evasion.data.names import DIGIT_DOMAINS
 
 SCALE, TITLE = 2, 14
 

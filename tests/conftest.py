@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 
-import numpy as np
 import pytest
 from hypothesis import settings
 
 from redteam.core.context import Context
 from redteam.core.device import Device, set_threads
 from redteam.core.seeding import SeedPath
-from redteam.data.nouns import DatasetFacts, ImageDataset, ImageSet
+from redteam.data.nouns import ImageDataset
+from redteam.data.toys import stripes_dataset
 from redteam.threats.poisoning.target import ClassifierConfig, ImageTrainable
 
 # A busy machine is no defect: examples are bounded in number, not in time. They are the same in every run, so that a
@@ -37,21 +37,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture(autouse=True, scope="session")
 def one_thread() -> None:
     set_threads(1)
-
-
-def stripes_dataset(n: int = 240, size: int = 8, classes: int = 3, seed: int = 0) -> ImageDataset:
-    """Noise images whose class shows in the brightness of a third of the rows: easy to learn."""
-    rng = np.random.default_rng(seed)
-
-    def split(count: int) -> ImageSet:
-        labels = np.arange(count, dtype=np.int64) % classes
-        images = rng.integers(60, 120, (count, size, size, 1)).astype(np.uint8)
-        for row, label in enumerate(labels):
-            images[row, label * size // classes : (label + 1) * size // classes] += 90
-        return ImageSet(images, labels, tuple(f"class {c}" for c in range(classes)))
-
-    facts = DatasetFacts(mean=(0.4,), std=(0.2,), pad=0, flip=False, source_class=2, target_class=0)
-    return ImageDataset("stripes", split(n), split(n // 2), facts, "made in the tests", "none needed")
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from redteam.artifacts import load
 from redteam.core import registry
+from redteam.core.artifacts import load
 from redteam.core.config import build, knobs, to_json
 from redteam.core.context import Context
 from redteam.core.device import Device
@@ -18,6 +18,7 @@ from redteam.core.errors import ConfigError, UnknownNameError
 from redteam.core.seeding import SeedPath
 from redteam.core.types import Spec
 from redteam.data.nouns import TextDataset
+from redteam.data.toys import stripes_dataset
 from redteam.llm.language import LanguageModel, Sampling
 from redteam.llm.opening import open_model
 from redteam.llm.options import ModelOptions
@@ -28,14 +29,14 @@ from redteam.threats.agents.scorer import enforce
 from redteam.threats.evasion import target as classifiers
 from redteam.threats.evasion.scorer import enforce_threat as enforce_ball_threat
 from redteam.threats.evasion.target import DomainTarget
+from redteam.threats.evasion.tiny import pair as bands_pair
 from redteam.threats.poisoning.federation import target as federated
 from redteam.threats.poisoning.federation.nouns import Federation
 from redteam.threats.poisoning.nouns import Trainable
 from redteam.threats.poisoning.target import ImageTrainable
 from redteam.threats.strings import target as language
-from tests.conftest import small_config, stripes_dataset
+from tests.conftest import small_config
 from tests.llm.toy import ToyModel
-from tests.threats.evasion.adapt.toys import pair as bands_pair
 
 ROOT = Path(__file__).parents[1]
 EVERY = [(kind, name) for kind in registry.GROUPS for name in registry.names(kind)]

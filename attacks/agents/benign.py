@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from attacks.agents._hijack import BENIGN, presets_of, scripts_of, single
 from redteam.core.config import check_ranges, knob
 from redteam.core.context import Context
-from redteam.core.types import Spec, Threat
+from redteam.core.types import Spec, ThreatModel
 from redteam.threats.agents.artifact import Scripts
 from redteam.threats.agents.target import AgentTarget
 
@@ -48,7 +48,7 @@ SPEC = Spec(
     presets=presets_of(BenignConfig()),
     source="bagdasarian2024airgap",
     role="control",
-    threat=Threat(
+    threat=ThreatModel(
         kind="agent-privacy",
         target="agent",
         access=("messages",),

@@ -28,7 +28,7 @@ from attacks.agents._hijack import (
 )
 from redteam.core.config import check_ranges, knob
 from redteam.core.context import Context
-from redteam.core.types import Spec, Threat
+from redteam.core.types import Spec, ThreatModel
 from redteam.threats.agents.artifact import Scripts
 from redteam.threats.agents.target import AgentTarget
 
@@ -79,7 +79,7 @@ SPEC = Spec(
     source="bagdasarian2024airgap",
     controls=("benign",),
     variants=({"strategy": "preserving"}, {"strategy": "agnostic"}, {"strategy": "multi-turn"}),
-    threat=Threat(
+    threat=ThreatModel(
         kind="agent-privacy",
         target="agent",
         access=("messages",),

@@ -22,7 +22,7 @@ from typing import Literal
 from attacks.agents._hijack import BENIGN, Making, fill, presets_of, scripts_of, single
 from redteam.core.config import check_ranges, knob
 from redteam.core.context import Context
-from redteam.core.types import Spec, Threat
+from redteam.core.types import Spec, ThreatModel
 from redteam.data.words import Draws
 from redteam.threats.agents.artifact import Scripts
 from redteam.threats.agents.nouns import AgentDataset, Question, Session
@@ -134,7 +134,7 @@ SPEC = Spec(
     controls=("benign",),
     variants=tuple({"strategy": s} for s in ("poisoned-task", "derived", "union", "refusals")),
     adaptive=True,
-    threat=Threat(
+    threat=ThreatModel(
         kind="agent-privacy",
         target="agent",
         access=("messages", "task-description", "other-tasks"),

@@ -18,7 +18,7 @@ import numpy as np
 from attacks.agents._hijack import BENIGN, fill, presets_of
 from redteam.core.config import check_ranges, knob
 from redteam.core.context import Context
-from redteam.core.types import Spec, Threat
+from redteam.core.types import Spec, ThreatModel
 from redteam.llm.language import ANSWERED, Finish, Sampling
 from redteam.llm.messages import ChatModel
 from redteam.threats.agents.artifact import Scripts
@@ -109,7 +109,7 @@ SPEC = Spec(
     source="bagdasarian2024airgap",
     controls=("benign",),
     adaptive=True,
-    threat=Threat(
+    threat=ThreatModel(
         kind="agent-privacy",
         target="agent",
         access=("messages", "answers"),

@@ -21,7 +21,7 @@ from redteam.core.config import check_ranges, knob, to_json
 from redteam.core.context import Context
 from redteam.core.errors import ConfigError, RedteamError
 from redteam.core.seeding import SeedPath
-from redteam.core.types import Preset, Role, Spec, Threat
+from redteam.core.types import Preset, Role, Spec, ThreatModel
 from redteam.learn.perturb import Ball, parse_eps
 from redteam.threats.evasion.artifact import SURVIVED, WRONG, Perturbed
 from redteam.threats.evasion.nouns import Attackable, to_tensor
@@ -257,7 +257,7 @@ def spec(
     access: tuple[str, ...] = WHITE_BOX, role: Role = "attack", adaptive: bool = True,
 ) -> Spec:  # fmt: skip
     """The card of an evasion attack, which meets the defended network in every cell unless `adaptive` is False."""
-    threat = Threat(
+    threat = ThreatModel(
         kind="evasion", target="classifier", access=access,
         budget="distance of each image from its original, in the norm of the ball, for pixels in [0, 1]",
         knowledge=("the radius that the defence was made for",), goal="each test image is misclassified",

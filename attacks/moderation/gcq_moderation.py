@@ -25,7 +25,7 @@ import numpy as np
 from redteam.core.config import check_ranges, knob, to_json
 from redteam.core.context import Context
 from redteam.core.errors import ConfigError
-from redteam.core.types import Preset, Spec, Threat
+from redteam.core.types import Preset, Spec, ThreatModel
 from redteam.data.words import common_words
 from redteam.llm.language import ANSWERED
 from redteam.llm.search import moves
@@ -36,7 +36,7 @@ from redteam.llm.search.state import State
 from redteam.threats.moderation.artifact import Suffixes
 from redteam.threats.moderation.target import ModerationTarget
 
-THREAT = Threat(
+THREAT = ThreatModel(
     kind="moderation",
     target="text-classifier",
     access=("a suffix of the text",),

@@ -11,7 +11,7 @@ import numpy as np
 from redteam.core.config import check_ranges, knob
 from redteam.core.context import Context
 from redteam.core.errors import ConfigError, UnknownNameError
-from redteam.core.types import Preset, Spec, Threat
+from redteam.core.types import Preset, Spec, ThreatModel
 from redteam.data.nouns import ImageSet
 from redteam.threats.poisoning import triggers
 from redteam.threats.poisoning.artifact import Poison
@@ -19,7 +19,7 @@ from redteam.threats.poisoning.nouns import Trainable
 
 ALL_SOURCES = -1
 
-LABEL_THREAT = Threat(
+LABEL_THREAT = ThreatModel(
     kind="poisoning",
     target="trainable",
     access=("training labels",),
@@ -155,7 +155,7 @@ def control_spec(
     source: str,
     *,
     resolver: Callable[[Backdoor, Trainable], Backdoor] = resolve,
-    threat: Threat = LABEL_THREAT,
+    threat: ThreatModel = LABEL_THREAT,
 ) -> Spec:
     """The `SPEC` of a control: the knobs of any backdoor, and one preset, the goal itself."""
     presets = {title: Preset(config=Backdoor()) for title in ("default", "paper", "smoke")}

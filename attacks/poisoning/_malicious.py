@@ -17,12 +17,12 @@ from attacks.poisoning._backdoor import ALL_SOURCES, class_index
 from redteam.core.config import check_ranges, knob
 from redteam.core.context import Context
 from redteam.core.errors import ConfigError
-from redteam.core.types import Preset, Role, Spec, Threat
+from redteam.core.types import Preset, Role, Spec, ThreatModel
 from redteam.threats.poisoning import triggers
 from redteam.threats.poisoning.federation.artifact import Clients
 from redteam.threats.poisoning.federation.nouns import Federation
 
-FEDERATED_LABEL_THREAT = Threat(
+FEDERATED_LABEL_THREAT = ThreatModel(
     kind="poisoning",
     target="federation",
     access=("training labels", "local epochs"),
@@ -215,7 +215,7 @@ def federated_spec(
     config: type[MaliciousClients] = MaliciousClients,
     smoke: MaliciousClients | None = None,
     resolver: Callable[..., Any] = resolve,
-    threat: Threat = FEDERATED_DATA_THREAT,
+    threat: ThreatModel = FEDERATED_DATA_THREAT,
     role: Role = "attack",
     controls: tuple[str, ...] = ("federated-no-attack", "federated-label-flips"),
     **more: Any,

@@ -12,13 +12,13 @@ import numpy as np
 from redteam.core.config import check_ranges, knob
 from redteam.core.context import Context
 from redteam.core.errors import CapabilityError
-from redteam.core.types import Preset, Spec, Threat
+from redteam.core.types import Preset, Spec, ThreatModel
 from redteam.llm.language import Goal, LanguageModel
 from redteam.llm.search.state import State
 from redteam.threats.strings.artifact import Strings
 from redteam.threats.strings.target import LanguageTarget
 
-THREAT = Threat(
+THREAT = ThreatModel(
     kind="strings",
     target="language-model",
     access=("the prompt",),

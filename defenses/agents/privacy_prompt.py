@@ -14,7 +14,7 @@ from typing import Any
 
 from redteam.core.config import check_ranges, knob
 from redteam.core.context import Context
-from redteam.core.types import Preset, Spec, TargetKind, Threat
+from redteam.core.types import Preset, Spec, TargetKind, ThreatModel
 from redteam.threats.agents.nouns import Agent, AgentReply, Dialogue
 from redteam.threats.agents.target import AgentTarget
 
@@ -66,7 +66,7 @@ SPEC = Spec(
     run=run,
     presets={"default": Preset(config=PrivacyPromptConfig())},
     source="bagdasarian2024airgap",
-    threat=Threat(
+    threat=ThreatModel(
         kind="agent-privacy",
         target="agent",
         access=("system-message",),

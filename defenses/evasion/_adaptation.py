@@ -19,7 +19,7 @@ from typing import Any, Literal
 import torch
 
 from redteam.core.config import check_ranges, knob, to_json
-from redteam.core.types import Preset, Threat
+from redteam.core.types import Preset, ThreatModel
 from redteam.learn.perturb import ce, kl
 from redteam.threats.evasion.adapt.algorithm import Loss, Pseudo, Refresh, Step
 from redteam.threats.evasion.adapt.config import PAPER
@@ -29,7 +29,7 @@ from redteam.threats.evasion.adapt.networks import Networks
 Divergence = Literal["dann", "mmd", "coral"]
 Domain = Literal["source", "target"]
 
-ADAPTATION_THREAT = Threat(
+ADAPTATION_THREAT = ThreatModel(
     kind="evasion",
     target="classifier",
     access=("training", "images of the target domain, without labels"),

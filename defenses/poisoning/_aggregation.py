@@ -15,10 +15,10 @@ import torch
 
 from redteam.core.config import check_ranges, knob
 from redteam.core.errors import ConfigError
-from redteam.core.types import Threat
+from redteam.core.types import ThreatModel
 from redteam.threats.poisoning.federation.nouns import Round, Setting
 
-FEDERATED_THREAT = Threat(
+FEDERATED_THREAT = ThreatModel(
     kind="poisoning",
     target="federation",
     access=("the clients' updates of each round",),

@@ -11,13 +11,13 @@ import numpy as np
 from redteam.core.config import to_json
 from redteam.core.context import Context
 from redteam.core.errors import RedteamError, ThreatMismatchError
-from redteam.core.types import TargetKind, Threat
+from redteam.core.types import TargetKind, ThreatModel
 from redteam.data.nouns import DatasetFacts, ImageSet
 from redteam.learn.nouns import Featured, TrainingSet
 from redteam.threats.poisoning.filtering import FilteredClassifier, Verdicts
 from redteam.threats.poisoning.nouns import Trainable
 
-FILTER_THREAT = Threat(
+FILTER_THREAT = ThreatModel(
     kind="poisoning",
     target="trainable",
     access=("training data as given, poison included",),

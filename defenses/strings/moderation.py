@@ -28,7 +28,7 @@ import numpy as np
 
 from defenses.strings._guard import Blocked, FilterGuard, Guard, Judge, Judgement, Memo
 from redteam.core.config import check_ranges, knob
-from redteam.core.types import Preset, Spec, Threat
+from redteam.core.types import Preset, Spec, ThreatModel
 from redteam.llm.language import ANSWERED, Completion, Sampling, Scores
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ SPEC = Spec(
         "both": Preset(config=Config(on="both")),
     },
     source="hayase2024gcq",
-    threat=Threat(
+    threat=ThreatModel(
         kind="strings",
         target="language-model",
         access=("prompts before the model sees them", "answers before the user sees them"),

@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from defenses.strings._guard import Blocked, Rewrite, Rewritten, helper_model
 from redteam.core.config import check_ranges, knob
 from redteam.core.hashing import digest_json
-from redteam.core.types import Preset, Spec, Threat
+from redteam.core.types import Preset, Spec, ThreatModel
 from redteam.llm.language import ANSWERED, Sampling
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ SPEC = Spec(
     run=run,
     presets={"default": Preset(config=Config()), "model": Preset(config=Config(model="target"))},
     source="jain2023baseline",
-    threat=Threat(
+    threat=ThreatModel(
         kind="strings",
         target="language-model",
         access=("prompts before the model sees them",),

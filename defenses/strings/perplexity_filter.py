@@ -43,7 +43,7 @@ from defenses.strings._guard import FilterGuard, Judgement, helper_model
 from redteam.core.config import check_ranges, knob
 from redteam.core.errors import BackendError, CapabilityError, ConfigError
 from redteam.core.hashing import digest_json
-from redteam.core.types import Preset, Spec, Threat
+from redteam.core.types import Preset, Spec, ThreatModel
 from redteam.llm.language import ANSWERED
 
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ SPEC = Spec(
         "sliding": Preset(config=Config(stride=1)),
     },
     source="jain2023baseline",
-    threat=Threat(
+    threat=ThreatModel(
         kind="strings",
         target="language-model",
         access=("prompts before the model sees them",),

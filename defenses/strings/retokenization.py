@@ -31,7 +31,7 @@ from defenses.strings._guard import Blocked, Rewritten
 from redteam.core.config import check_ranges, knob
 from redteam.core.errors import CapabilityError
 from redteam.core.hashing import digest_json
-from redteam.core.types import Preset, Spec, Threat
+from redteam.core.types import Preset, Spec, ThreatModel
 
 if TYPE_CHECKING:
     from redteam.core.context import Context
@@ -118,7 +118,7 @@ SPEC = Spec(
     run=run,
     presets={"default": Preset(config=Config())},
     source="jain2023baseline",
-    threat=Threat(
+    threat=ThreatModel(
         kind="strings",
         target="language-model",
         access=("prompts before the model sees them",),

@@ -41,7 +41,7 @@ from defenses.strings._guard import Guard
 from redteam.core.config import check_ranges, knob
 from redteam.core.errors import CapabilityError
 from redteam.core.hashing import digest_json
-from redteam.core.types import Preset, Spec, Threat
+from redteam.core.types import Preset, Spec, ThreatModel
 from redteam.llm.language import ANSWERED, Capabilities, Completion, NextToken, Sampling, Scores
 
 if TYPE_CHECKING:
@@ -184,7 +184,7 @@ SPEC = Spec(
         "smoke": Preset(config=Config(copies=3)),
     },
     source="robey2023smoothllm",
-    threat=Threat(
+    threat=ThreatModel(
         kind="strings",
         target="language-model",
         access=("prompts before the model sees them", "the model's answers"),

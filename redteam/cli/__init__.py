@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import signal
 import sys
 from typing import Any
@@ -12,47 +11,65 @@ import click
 from redteam import __version__
 from redteam.core.device import hush_libraries
 from redteam.core.errors import InputError, RedteamError, nearest
+from redteam.core.threat import Command, resolve, threats
 
-# command: (module, attribute, one line of help)
 _COMMANDS = {
-    "attack": ("redteam.cli.attack", "attack", "Run one attack with its controls and write the records."),
-    "evaluate": ("redteam.cli.evaluate", "evaluate", "Run one defence against every attack of its kind."),
-    "sweep": ("redteam.cli.sweep", "sweep", "Run every cell of a plan file."),
-    "score": ("redteam.cli.score", "score", "Compute a run's metrics again from its files."),
-    "compare": ("redteam.cli.compare", "compare", "Paired differences between the defences of a store."),
-    "report": ("redteam.cli.report", "report", "Write one HTML page about a run."),
-    "export": ("redteam.cli.export", "export", "Write a run in the format of another tool."),
-    "leaderboard": ("redteam.cli.leaderboard", "leaderboard", "Show, build, verify or extend the boards."),
-    "list": ("redteam.cli.listing", "list_", "List attacks, defences, audits, data sets and models."),
-    "show": ("redteam.cli.listing", "show", "Show the card of one plug-in: threat, paper, knobs, presets."),
+    "attack": Command(
+        at="redteam.cli.attack:attack", help="Run one attack with its controls and write the records."
+    ),
+    "evaluate": Command(
+        at="redteam.cli.evaluate:evaluate", help="Run one defence against every attack of its kind."
+    ),
+    "sweep": Command(at="redteam.cli.sweep:sweep", help="Run every cell of a plan file."),
+    "score": Command(at="redteam.cli.score:score", help="Compute a run's metrics again from its files."),
+    "compare": Command(
+        at="redteam.cli.compare:compare", help="Paired differences between the defences of a store."
+    ),
+    "report": Command(at="redteam.cli.report:report", help="Write one HTML page about a run."),
+    "export": Command(at="redteam.cli.export:export", help="Write a run in the format of another tool."),
+    "leaderboard": Command(
+        at="redteam.cli.leaderboard:leaderboard", help="Show, build, verify or extend the boards."
+    ),
+    "list": Command(
+        at="redteam.cli.listing:list_", help="List attacks, defences, audits, data sets and models."
+    ),
+    "show": Command(
+        at="redteam.cli.listing:show", help="Show the card of one plug-in: threat, paper, knobs, presets."
+    ),
 }
+
+
+def commands() -> dict[str, Command]:
+    """The suite's own commands in the order of use, then those that threats bring."""
+    brought = {name: c for threat in threats().values() for name, c in threat.commands.items()}
+    return {**_COMMANDS, **{name: c for name, c in brought.items() if " " not in name}}
 
 
 class LazyGroup(click.Group):
     """A group whose commands are imported when used; a mistyped one gets the nearest name."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """All commands, in the order of use."""
-        return list(_COMMANDS)
+        """All commands."""
+        return list(commands())
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         """Import one command."""
-        if name not in _COMMANDS:
+        known = commands()
+        if name not in known:
             return None
-        module, attribute, _ = _COMMANDS[name]
-        command: click.Command = getattr(importlib.import_module(module), attribute)
+        command: click.Command = resolve(known[name].at)
         return command
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         """Name the nearest command if there is none of that name."""
-        if args and args[0] not in _COMMANDS and not args[0].startswith("-"):
-            raise click.UsageError(f"unknown command '{args[0]}'. {nearest(args[0], _COMMANDS)}")
+        if args and args[0] not in commands() and not args[0].startswith("-"):
+            raise click.UsageError(f"unknown command '{args[0]}'. {nearest(args[0], commands())}")
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Help lines without importing the commands."""
         with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, _, text) in _COMMANDS.items()])
+            formatter.write_dl([(name, command.help) for name, command in commands().items()])
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

@@ -11,6 +11,7 @@ from redteam.cli.options import config_options, given, run_options
 from redteam.core import registry
 from redteam.core.config import parse_pairs, read_toml
 from redteam.core.errors import ConfigError
+from redteam.core.threat import of_spec
 from redteam.core.types import Spec
 
 # What the target's settings are called in a TOML file and before a -o key.
@@ -84,9 +85,7 @@ class AttackGroup(click.Group):
 
 
 def _command(spec: Spec) -> click.Command:
-    from redteam.core import threat as kinds
-
-    kind = kinds.of_spec(spec)
+    kind = of_spec(spec)
     options = [
         *_request_options(),
         *config_options(spec.config, spec.presets["default"].config, dest="attack__"),

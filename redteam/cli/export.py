@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from redteam.cli.options import DEFAULT_STORE
+from redteam.core.threat import resolve, threats
 
 
 @click.group()
@@ -38,14 +39,7 @@ def jailbreakbench(run: str, store: Path, out: Path | None, attack_type: str) ->
     click.echo(str(path))
 
 
-@export.command()
-@click.argument("dataset", default="profiles")
-@click.option(
-    "--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="where to write it"
-)
-def agents(dataset: str, out: Path) -> None:
-    """Write the users, tasks and rule table of DATASET as JSON lines, which `--dataset jsonl:PATH` reads."""
-    from redteam.threats.agents.data.load import load_agents, write_jsonl
-
-    write_jsonl(load_agents(dataset), out)
-    click.echo(str(out))
+for _threat in threats().values():
+    for _name, _command in _threat.commands.items():
+        if _name.startswith("export "):
+            export.add_command(resolve(_command.at))

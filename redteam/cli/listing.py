@@ -6,6 +6,7 @@ import click
 
 from redteam.core import registry
 from redteam.core.errors import UnknownNameError
+from redteam.core.threat import card, first_line, threats
 
 _KINDS: dict[registry.Kind, str] = {
     "attack": "Attacks and controls",
@@ -28,29 +29,35 @@ def _section(title: str, rows: dict[str, str]) -> None:
 def list_() -> None:
     """List attacks, defences, audits, targets, data sets and models, one line each."""
     from redteam import data
-    from redteam.data.catalog import DOMAINS
     from redteam.learn import models
-    from redteam.llm.backends import AGENT_BACKENDS, BACKENDS
+    from redteam.llm.backends import BACKENDS
 
+    _section("Threats", {name: first_line(name) for name in threats()})
     for kind, title in _KINDS.items():
         _section(title, {n: registry.summary(kind, n) for n in registry.names(kind)})
-    _section("Data sets", data.names())
-    _section("Domains, for pairs SOURCE-to-TARGET", DOMAINS)
+    _section(
+        "Data sets", {**data.names(), **{n: s for t in threats().values() for n, s in t.datasets.items()}}
+    )
     _section("Models", models.NAMES)
     _section("Language models", {f"{name}:": text for name, text in BACKENDS.items()})
-    _section("Models of agents alone", {f"{name}:": text for name, text in AGENT_BACKENDS.items()})
+    for threat in threats().values():
+        for title, lines in threat.lists.items():
+            _section(title, dict(lines))
 
 
 @click.command()
 @click.argument("name")
 def show(name: str) -> None:
-    """Show a plug-in's card: threat, paper, knobs with their defaults, presets, what fits it."""
+    """Show the card of a plug-in (NAME or FILE.py:NAME): threat, paper, knobs, presets; or what a threat is."""
     from redteam.cli.options import knob_lines
 
-    found = [kind for kind in _KINDS if name in registry.names(kind)]
+    if name in threats():
+        click.echo(card(name))
+        return
+    found = [kind for kind in _KINDS if name in registry.names(kind)] or _kinds_in_file(name)
     if not found:
         known = [n for kind in _KINDS for n in registry.names(kind)]
-        raise UnknownNameError("plug-in", name, known)
+        raise UnknownNameError("plug-in or threat", name, [*known, *threats()])
     spec = registry.get(found[0], name)
     click.echo(registry.card(found[0], name))
     role = f", role {spec.role}" if spec.kind == "attack" or spec.role != "attack" else ""
@@ -74,3 +81,9 @@ def show(name: str) -> None:
         click.echo(f"\nPreset {title}{where}" + (f"; victim {victim}" if victim else "") + ":")
         for knob, value, kind, text in knob_lines(preset.config):
             click.echo(f"  {knob} = {value}  ({kind}) {text}")
+
+
+def _kinds_in_file(name: str) -> list[registry.Kind]:
+    """The kind of the plug-in that `FILE.py:NAME` leads to; nothing for any other name."""
+    spec = registry.spec_in_file(name)
+    return [spec.kind] if spec is not None else []

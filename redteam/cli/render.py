@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,55 +16,8 @@ from redteam.core.config import to_json
 from redteam.core.hashing import canonical_json
 from redteam.core.record import DefensePlugin, Metric, Plugin, Record
 from redteam.core.stats import Estimate, across_cells
+from redteam.core.threat import Layout, of_record
 
-
-@dataclass(frozen=True)
-class Layout:
-    """How records of one threat kind are tabled. columns: four numbers with intervals fit a line. goal: what
-    of the attack's config all rows share. budget: the knob shown beside each attack. base: (label, metric)
-    of a line below the table. shown: knobs of the attack that stand behind its name. together: whether all
-    defences share one table, in a column of their own, headed `behind`. defended: the columns of a table
-    with defences in it, where those are others."""
-
-    columns: tuple[str, ...]
-    goal: tuple[str, ...] = ()
-    budget: str = "budget"
-    base: tuple[str, str] | None = None
-    shown: tuple[str, ...] = ()
-    together: bool = False
-    behind: str = "behind"
-    defended: tuple[str, ...] = ()
-
-
-_GOAL = ("trigger", "trigger_strength", "trigger_cycles", "source", "target_class")
-# By threat kind; where the target has a layout of its own, by kind and target.
-LAYOUTS = {
-    "poisoning": Layout(
-        ("cta", "pta", "trigger_lift", "cta_drop"), _GOAL, shown=("strategy",), together=True,
-        base=("clean model's base rate of pta", "base_pta"), behind="victim behind",
-        defended=("cta", "pta", "trigger_lift", "filter_tpr"),
-    ),
-    "poisoning/federation": Layout(
-        ("cta", "asr", "asr_mean", "cta_drop"), _GOAL, shown=("strategy",), together=True,
-        base=("clean federation's base rate of pta", "base_pta"), behind="server behind",
-        defended=("cta", "asr", "asr_mean", "filter_tpr"),
-    ),
-    "strings": Layout(
-        ("success", "success_found", "initial_success", "search_lift"), budget="max_queries",
-        base=("said with no adversarial string, undefended", "base_success"),
-    ),
-    "moderation": Layout(
-        ("evasion", "base_evasion", "random_evasion", "evasion_lift"), budget="max_queries",
-    ),
-    "evasion": Layout(
-        ("accuracy", "robust_accuracy", "attack_success", "selection_gap"), ("norm", "eps"), budget="eps",
-        shown=("loss", "version"), together=True, behind="trained by",
-    ),
-    "agent-privacy": Layout(
-        ("privacy", "utility", "leaks"), budget="turns", shown=("strategy",), together=True, behind="agent behind",
-    ),
-}  # fmt: skip
-OTHER = Layout(())
 _NOTHING = "nothing"
 # Settings of a defence that are shown even where they are its defaults.
 _TELLING = ("minimiser",)
@@ -74,8 +26,8 @@ _TELLING = ("minimiser",)
 def layout_of(r: Record) -> Layout:
     """The layout of a record's threat kind; of a kind that is not known here, its first four metrics."""
     first = tuple(m.name for m in r.metrics if m.group is None)[:4]
-    own = LAYOUTS.get(f"{r.cell.threat}/{r.cell.task.target}")
-    return own or LAYOUTS.get(r.cell.threat, replace(OTHER, columns=first))
+    target = of_record(r.cell.threat, r.cell.task.target)
+    return target.layout if target is not None else Layout(columns=first)
 
 
 def number(e: Estimate | None) -> str:

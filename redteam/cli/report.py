@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from redteam.cli.options import DEFAULT_STORE, data_options, with_options
+from redteam.core.errors import ConfigError, DataError
+from redteam.core.threat import DataSource, TargetType, of_record, resolve
 
 if TYPE_CHECKING:
     from redteam.core.record import Record
-    from redteam.data.nouns import ImageDataset
-    from redteam.threats.evasion.domain import DomainDataset
 
 
 @with_options(data_options())
@@ -27,11 +27,9 @@ if TYPE_CHECKING:
 def report(run: str, store: Path, out: Path | None, dataset: str | None, **params: Any) -> None:
     """Write one HTML page about RUN (a folder, or the start of an id).
 
-    Of poison: triggered examples, success against budget beside the controls, where the flips fell. Of malicious
-    clients of a federation: success and accuracy over the rounds and behind other defences, who was removed. Of
-    adversarial strings: success against queries, every string with its prompt and answer, what failed. Of
-    agents: privacy against utility over defences and attacks, what was shared, and every conversation. Of evasion:
-    accuracy against the radius, what each attack of an ensemble broke, which state was taken, perturbed images.
+    The page shows what the threat has to show: poisoned images and who was removed, success against queries or over
+    rounds, every string or conversation, accuracy against the radius; and for each the controls, the cost, the flags,
+    where it ran, and the command that runs it again.
     """
     from redteam.core.files import write_text
     from redteam.core.store import Store, read_record
@@ -39,59 +37,26 @@ def report(run: str, store: Path, out: Path | None, dataset: str | None, **param
     folder = Store(store).locate(run)
     record = read_record(folder / "record.json")
     siblings = [r for r in Store(folder.parent).records() if r.cell.task == record.cell.task]
-    if record.cell.threat == "strings":
-        from redteam.threats.strings.report import render_strings
-
-        page = render_strings(folder, siblings)
-    elif record.cell.threat == "agent-privacy":
-        from redteam.threats.agents.report import render_agents
-
-        page = render_agents(folder, siblings)
-    elif record.cell.threat == "evasion":
-        from redteam.threats.evasion.report import render_evasion
-
-        page = render_evasion(folder, siblings, _domains(record, dataset, params))
-    elif record.cell.task.target == "federation":
-        from redteam.threats.poisoning.federation.report import render_federation
-
-        images = _images(record, dataset, params)
-        page = render_federation(folder, siblings, images.classes if images else None)
-    else:
-        from redteam.threats.poisoning.report import render
-
-        page = render(folder, siblings, _images(record, dataset, params))
+    target = of_record(record.cell.threat, record.cell.task.target)
+    if target is None:
+        raise ConfigError(
+            f"no installed threat has a page about '{record.cell.threat}' of a '{record.cell.task.target}'; "
+            "install the package that ran it"
+        )
+    data = _data(target, record, dataset, DataSource(**params)) if target.shows_data else None
     path = out or folder / "report.html"
-    write_text(path, page)
+    write_text(path, resolve(target.report)(folder, siblings, data))
     click.echo(str(path))
 
 
-def _domains(record: Record, dataset: str | None, params: dict[str, Any]) -> DomainDataset | None:
-    """The pair of domains, or the one data set, of an evasion run; None, saying why, where it is not at hand."""
-    from redteam import data
-    from redteam.core.errors import DataError
-
+def _data(target: TargetType, record: Record, dataset: str | None, source: DataSource) -> Any:
+    """The data set of the run, or None, saying why, where it is not at hand."""
     name = dataset or record.cell.task.dataset
     try:
-        found = data.load_domains(name, **params)
+        found = target.dataset_named(name, source)
         if found.digest != record.cell.task.digest:
             raise DataError(f"'{name}' is not the data this run used; the page will do without it")
     except DataError as error:
         click.echo(f"Note: {error}", err=True)
         return None
     return found
-
-
-def _images(record: Record, dataset: str | None, params: dict[str, Any]) -> ImageDataset | None:
-    """The images of the run, or None, saying why, where they are not at hand. Of a federation for their names alone."""
-    from redteam import data
-    from redteam.core.errors import DataError
-
-    name = dataset or record.cell.task.dataset.removesuffix("-jpeg")
-    try:
-        images = data.load(name, **params)
-        if images.digest != record.cell.task.digest:
-            raise DataError(f"'{name}' is not the data this run used; the page will do without it")
-    except DataError as error:
-        click.echo(f"Note: {error}", err=True)
-        return None
-    return images

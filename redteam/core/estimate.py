@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from redteam.core import registry
-from redteam.core import threat as kinds
 from redteam.core.context import Context
 from redteam.core.device import Device, set_threads
 from redteam.core.errors import ConfigError
 from redteam.core.plan import Job, rebuild
 from redteam.core.seeding import SeedPath
-from redteam.core.threat import DataSource
+from redteam.core.threat import DataSource, of_spec
 
 
 def estimate(jobs: Sequence[Job], source: DataSource, device: Device, workers: int) -> dict[str, Any]:
@@ -24,12 +23,12 @@ def estimate(jobs: Sequence[Job], source: DataSource, device: Device, workers: i
     ctx = Context(device, SeedPath(0))
     set_threads()
     names = dict.fromkeys(job.cell.attack.name for job in jobs)
-    targets = {kinds.of_spec(registry.get("attack", name)).spec.name for name in names}
+    targets = {of_spec(registry.get("attack", name)).spec.name for name in names}
     if len(targets) > 1:
         raise ConfigError(
             f"--dry-run: expected cells of one kind of target, got {', '.join(sorted(targets))}; plan them apart"
         )
-    kind = kinds.of_spec(registry.get("attack", jobs[0].cell.attack.name))
+    kind = of_spec(registry.get("attack", jobs[0].cell.attack.name))
     work = kind.work(jobs, lambda job: rebuild(job, source, ctx), ctx)
     used = min(workers, len(jobs))
     return {

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from redteam.core import registry
-from redteam.core import threat as kinds
 from redteam.core.config import build, convert, knobs, parse_pairs, to_json
 from redteam.core.context import Context
 from redteam.core.device import Device
@@ -21,7 +20,7 @@ from redteam.core.files import load_toml
 from redteam.core.hashing import digest_json
 from redteam.core.record import Cell, DefensePlugin, Plugin, TaskInfo
 from redteam.core.seeding import SeedPath
-from redteam.core.threat import DataSource, Kind
+from redteam.core.threat import DataSource, TargetType, of_spec
 from redteam.core.types import Preset, Spec
 
 Controls = Literal["none", "cheap", "all"]
@@ -44,11 +43,12 @@ class Request:
 
 @dataclass(frozen=True)
 class Job:
-    """One cell to run, the name its data set is loaded by, and its role."""
+    """One cell to run, the name its data set is loaded by, its role, and (kind, `FILE.py:NAME`) of file plug-ins."""
 
     cell: Cell
     dataset: str
     role: Literal["attack", "control", "baseline", "audit"]
+    files: tuple[tuple[registry.Kind, str], ...] = ()
 
 
 def preset_of(spec: Spec, name: str) -> Preset:
@@ -74,10 +74,10 @@ def plan(request: Request, source: DataSource, device: Device) -> list[Job]:
     configs = [
         build(spec.config, v, base=preset.config, where=spec.name) for v in variants(spec, request.values)
     ]
-    kind = kinds.of_spec(spec)
+    kind = of_spec(spec)
     name = request.dataset or preset.dataset or kind.dataset
-    dataset = kind.load(name, source)
-    target = kind.make(
+    dataset = kind.dataset_named(name, source)
+    target = kind.spec.run(
         dataset, kind.configure(dataset, preset.target, request.target), Context(device, SeedPath(0))
     )
     if request.adaptive and not request.defenses:
@@ -100,8 +100,19 @@ def plan(request: Request, source: DataSource, device: Device) -> list[Job]:
             seed=seed, task=task,
             attack=_plugin(one, settings, kind), defenses=tuple(defenses),
         )  # fmt: skip
-        jobs.append(Job(cell, name, one.role if one.role != "audit" else "audit"))
+        jobs.append(Job(cell, name, one.role, _files(one, [n for n, _ in request.defenses])))
     return list({job.cell.id: job for job in jobs}.values())
+
+
+def _files(attack: Spec, defenses: Sequence[str]) -> tuple[tuple[registry.Kind, str], ...]:
+    """Those of the plug-ins that came from files, as another process finds them."""
+    specs = [attack, *(registry.get("defense", name) for name in defenses)]
+    return tuple((s.kind, found.ref) for s in specs if (found := registry.file_of(s)) is not None)
+
+
+def _sha256(spec: Spec) -> str | None:
+    found = registry.file_of(spec)
+    return found.sha256 if found is not None else None
 
 
 def variants(spec: Spec, values: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -121,7 +132,7 @@ def _resolved(spec: Spec, config: Any, target: Any) -> Any:
 
 
 def _controls(spec: Spec, which: Controls) -> list[Spec]:
-    """The attack's own controls; with `all`, every control of its threat kind."""
+    """The attack's own controls; with `all`, every control of its threat on its type of target."""
     if which == "none":
         return []
     names = list(spec.controls)
@@ -132,16 +143,19 @@ def _controls(spec: Spec, which: Controls) -> list[Spec]:
 
 def _is_control(name: str, of: Spec) -> bool:
     other = registry.get("attack", name)
-    same = other.threat is not None and of.threat is not None and other.threat.kind == of.threat.kind
-    return same and other.role == "control"
+    if other.threat is None or of.threat is None or other.role != "control":
+        return False
+    return (other.threat.kind, other.threat.target) == (of.threat.kind, of.threat.target)
 
 
-def _plugin(spec: Spec, config: Any, kind: Kind) -> Plugin:
-    settings = to_json(config)
+def _plugin(spec: Spec, config: Any, kind: TargetType) -> Plugin:
+    settings, sha256 = to_json(config), _sha256(spec)
     # A model that the config only names, such as a proxy, is part of what runs: its content is in the digest.
     named = {k: c for k, v in settings.items() if isinstance(v, str) and (c := kind.content(v))}
-    digest = digest_json([spec.name, spec.version, settings, *([named] if named else [])])
-    return Plugin(name=spec.name, version=spec.version, config=settings, digest=digest)
+    digest = digest_json(
+        [spec.name, spec.version, settings, *([named] if named else []), *([sha256] if sha256 else [])]
+    )
+    return Plugin(name=spec.name, version=spec.version, config=settings, digest=digest, sha256=sha256)
 
 
 def _asked(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -178,14 +192,16 @@ def _defense(name: str, values: Mapping[str, Any], attack: Mapping[str, Any], ta
     spec = registry.get("defense", name)
     settings = dict(values)
     preset = preset_of(spec, str(settings.pop("preset", "default")))
-    config = build(spec.config, settings, base=preset.config, where=name)
+    config = build(spec.config, settings, base=preset.config, where=spec.name)
     if spec.told is not None:
         config = spec.told(config, attack, target)
     told = spec.oracle(config) if callable(spec.oracle) else spec.oracle
-    return DefensePlugin(name=name, version=spec.version, config=to_json(config), oracle=told)
+    return DefensePlugin(
+        name=spec.name, version=spec.version, config=to_json(config), oracle=told, sha256=_sha256(spec)
+    )
 
 
-def _task(dataset: Any, target: Any, kind: Kind) -> TaskInfo:
+def _task(dataset: Any, target: Any, kind: TargetType) -> TaskInfo:
     settings = to_json(target.config)
     model = settings.pop("model")
     return TaskInfo(
@@ -202,11 +218,12 @@ def rebuild(job: Job, source: DataSource, ctx: Context) -> tuple[Any, Any, Any]:
     """The data set, the undefended target and the attack's config of a planned cell.
 
     Raises:
-        DataError: the data, or what the cell pins of the target, is no longer what was planned on.
+        DataError: the data, a plug-in's file or what the cell pins of the target is no longer what was planned on.
     """
+    _check_files(job)
     attack = registry.get("attack", job.cell.attack.name)
-    kind, task = kinds.of_spec(attack), job.cell.task
-    dataset = kind.load(job.dataset, source)
+    kind, task = of_spec(attack), job.cell.task
+    dataset = kind.dataset_named(job.dataset, source)
     if dataset.digest != task.digest:
         raise DataError(
             f"'{job.dataset}' changed: expected content digest {task.digest[:16]}..., "
@@ -214,13 +231,23 @@ def rebuild(job: Job, source: DataSource, ctx: Context) -> tuple[Any, Any, Any]:
         )
     fields = knobs(kind.spec.config)
     settings = {k: v for k, v in task.config.items() if k in fields}
-    target = kind.make(dataset, build(kind.spec.config, {**settings, "model": task.model}), ctx)
+    target = kind.spec.run(dataset, build(kind.spec.config, {**settings, "model": task.model}), ctx)
     for name, value in kind.pinned(target).items():
         if task.config.get(name) != value:
             raise DataError(
                 f"{task.model}: {name} changed since planning: was {task.config.get(name)}, is {value}"
             )
     return dataset, target, build(attack.config, job.cell.attack.config)
+
+
+def _check_files(job: Job) -> None:
+    """Read the plug-ins that lie in files, in whichever process this is."""
+    planned = {("attack", job.cell.attack.name): job.cell.attack.sha256}
+    planned |= {("defense", d.name): d.sha256 for d in job.cell.defenses}
+    for kind, ref in job.files:
+        spec = registry.get(kind, ref)
+        if planned.get((kind, spec.name)) != _sha256(spec):
+            raise DataError(f"{ref} changed since planning; plan the run again")
 
 
 _RUN_KEYS: dict[str, Any] = {
@@ -246,9 +273,9 @@ def read_plan(path: Path) -> list[Request]:
 
 
 def parse_defenses(texts: Sequence[str]) -> tuple[tuple[str, dict[str, str]], ...]:
-    """`name` or `name:key=value,key=value` to names and settings."""
-    parts = [text.partition(":") for text in texts]
-    return tuple((name, parse_pairs(tuple(p for p in pairs.split(",") if p))) for name, _, pairs in parts)
+    """`name` or `name:key=value,key=value` to names and settings; a name may be `FILE.py:NAME`."""
+    parts = [registry.split_settings(text) for text in texts]
+    return tuple((name, parse_pairs(tuple(p for p in pairs.split(",") if p))) for name, pairs in parts)
 
 
 def _requests(table: Any, path: Path) -> list[Request]:

@@ -17,7 +17,15 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 import redteam
 from redteam.core.errors import RecordError
@@ -45,8 +53,19 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class Plugin(_Frozen):
-    """An attack as it ran."""
+class _OfFile(_Frozen):
+    """A plug-in. sha256: of the file it was read from; absent for an installed one."""
+
+    sha256: str | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_absent(self, inner: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content: dict[str, Any] = inner(self)
+        return content if self.sha256 is not None else {k: v for k, v in content.items() if k != "sha256"}
+
+
+class Plugin(_OfFile):
+    """An attack as it ran. sha256: of the file it was read from; absent for an installed one."""
 
     name: str
     version: str
@@ -54,8 +73,8 @@ class Plugin(_Frozen):
     digest: str
 
 
-class DefensePlugin(_Frozen):
-    """A defence as it ran. oracle: what it was told that a defender would not know."""
+class DefensePlugin(_OfFile):
+    """A defence as it ran. oracle: what it was told that a defender would not know. sha256: as of `Plugin`."""
 
     name: str
     version: str

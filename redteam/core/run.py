@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from redteam.core import registry
-from redteam.core import threat as kinds
 from redteam.core.config import build
 from redteam.core.context import Context, Limits
 from redteam.core.device import Device, hush_libraries, set_threads
@@ -38,7 +37,7 @@ from redteam.core.record import (
 )
 from redteam.core.seeding import SeedPath
 from redteam.core.store import Store
-from redteam.core.threat import DataSource, Kind
+from redteam.core.threat import DataSource, TargetType, of_spec
 from redteam.core.types import Spec
 
 Status = Literal["ok", "error", "timeout", "unscored"]
@@ -57,7 +56,7 @@ class Settings:
     prices: Prices | None = None
 
 
-def defend(cell_defenses: Sequence[Any], target: Any, kind: Kind, ctx: Context) -> Any:
+def defend(cell_defenses: Sequence[Any], target: Any, kind: TargetType, ctx: Context) -> Any:
     """The target behind its defences, the first one innermost."""
     for position, plugin in enumerate(cell_defenses):
         spec = registry.get("defense", plugin.name)
@@ -110,13 +109,15 @@ class CellRun:
         """Attack, save the artifact, hand it to the scorer, save the evidence."""
         cell, ctx = self.job.cell, self.ctx
         attack = registry.get("attack", cell.attack.name)
-        kind = kinds.of_spec(attack)
+        kind = of_spec(attack)
         dataset, target, config = rebuild(self.job, self.settings.source, ctx)
         defended = defend(cell.defenses, target, kind, ctx)
         attacked = defended if cell.knowledge == "adaptive" else target
         artifact = attack.run(attacked, config, ctx.at("attack", cell.attack.name))
+        kind.check(artifact)
         self.artifact = self.store.save_artifact(cell.id, artifact)
         access = attack.threat.access if attack.threat else ()
+        kind.enforce(artifact, cell.attack.config, access, target)
         scored = kind.score(artifact, cell, access, dataset, target, defended, ctx.at("score"))
         self.evidence = self.store.save_evidence(cell.id, scored.evidence)
         self.metrics, self.flags = scored.as_metrics(), scored.flags

@@ -15,12 +15,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from redteam.artifacts import Artifact, load
+from redteam.core.artifacts import load
 from redteam.core.context import UNFINISHED
 from redteam.core.errors import ArtifactError, InputError, RecordError, StorageError
 from redteam.core.files import atomic_path, write_text
 from redteam.core.hashing import digest_file
 from redteam.core.record import Cell, Evidence, FileRef, Metric, Record, parse
+from redteam.core.types import Artifact
 
 CELL = "cell.json"
 RESCORED = "rescored"  # flag of records whose metrics are of a later version than their run

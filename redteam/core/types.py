@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
-
-if TYPE_CHECKING:
-    pass
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Protocol
 
 Role = Literal["attack", "control", "baseline", "audit"]
 Knowledge = Literal["adaptive", "oblivious"]
@@ -15,11 +13,23 @@ Knowledge = Literal["adaptive", "oblivious"]
 TargetKind = str
 
 
-# ---------------------------------------------------------------- threats and plug-ins
+class Artifact(Protocol):
+    """What an attack hands to the scorer. kind: a word that no other threat's artifacts have."""
+
+    kind: ClassVar[str]
+
+    def save(self, path: Path) -> str:
+        """Write to `path` (`.npz`, by `redteam.core.arrays.save_arrays`). Returns the file's sha256."""
+        ...
+
+    @classmethod
+    def of(cls, meta: Mapping[str, Any], arrays: Mapping[str, Any]) -> Artifact:
+        """From what `save` wrote."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Threat:
+class ThreatModel:
     """The threat model, as data.
 
     kind: the row of the design table (`poisoning`, `evasion`, ...). access: what the attacker may
@@ -73,6 +83,9 @@ class Spec:
     would not know, or a function of its config that says so. also: further kinds of targets that a defence fits.
     told: fills in what a defence is told of an attack before the cell is hashed:
     `(config, the attack's resolved config as JSON, target) -> config`; `oracle` then says what that was.
+    source: a key of docs/bibliography.md; of a plug-in from outside, a reference of its own such as a DOI, or `none`.
+    deterministic: it draws nothing, so that every seed gives the same bytes. small: settings that shrink its own work
+    to the size of a test.
     """
 
     name: str
@@ -82,7 +95,7 @@ class Spec:
     run: Callable[..., Any]
     presets: Mapping[str, Preset]
     source: str
-    threat: Threat | None = None
+    threat: ThreatModel | None = None
     role: Role = "attack"
     controls: tuple[str, ...] = ()
     resolve: Callable[[Any, Any], Any] | None = None
@@ -94,12 +107,14 @@ class Spec:
     baselines: tuple[str, ...] = ()
     also: tuple[TargetKind, ...] = ()
     told: Callable[[Any, Mapping[str, Any], Any], Any] | None = None
+    deterministic: bool = False
+    small: Mapping[str, Any] = field(default_factory=dict)
 
     def knows(self, config: Any, defenses: Sequence[str]) -> bool:
         """Whether this attack, so configured, is made for these defences."""
         return self.adaptive(config, defenses) if callable(self.adaptive) else self.adaptive
 
-    def fits(self, threat: Threat | None) -> bool:
+    def fits(self, threat: ThreatModel | None) -> bool:
         """Whether this defence is for targets and attacks of a threat."""
         if self.threat is None or threat is None:
             return False

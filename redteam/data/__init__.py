@@ -5,6 +5,6 @@ Importing this package loads numpy and nothing heavier; each loader imports what
 
 from __future__ import annotations
 
-from redteam.data.catalog import load, load_domains, names
+from redteam.data.catalog import load, load_from, names
 
-__all__ = ["load", "load_domains", "names"]
+__all__ = ["load", "load_from", "names"]

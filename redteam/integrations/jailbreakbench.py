@@ -26,10 +26,10 @@ from redteam.core.errors import ArtifactError, DataError, RecordError
 from redteam.core.hashing import canonical_json
 from redteam.core.record import Record
 from redteam.core.store import read_run
+from redteam.core.threat import of_artifact
 from redteam.llm.language import ANSWERED
-from redteam.threats.strings.artifact import Strings
-from redteam.threats.strings.metrics import answers, judged
 
+STRINGS = "strings"  # the kind of artifact that this format is for
 AttackType = Literal["white_box", "black_box", "transfer", "manual"]
 
 
@@ -96,7 +96,7 @@ def of_run(run: Path, attack_type: AttackType = "black_box") -> JailbreakArtifac
         DataError: the run is none of adversarial strings.
     """
     record, artifact, tables = read_run(run)
-    if not isinstance(artifact, Strings):
+    if artifact.kind != STRINGS:
         raise DataError(f"expected a run that made adversarial strings, got one that made {artifact.kind}")
     if record.status != "ok":
         raise RecordError(f"the run in {run} has status {record.status}: only scored runs can be exported")
@@ -106,12 +106,13 @@ def of_run(run: Path, attack_type: AttackType = "black_box") -> JailbreakArtifac
 
 
 def of_tables(
-    record: Record, artifact: Strings, outcomes: pd.DataFrame, attack_type: AttackType
+    record: Record, artifact: Any, outcomes: pd.DataFrame, attack_type: AttackType
 ) -> JailbreakArtifact:
     """The artifact of a run that was read. outcomes: see `redteam.threats.strings.metrics`."""
-    outcomes = judged(outcomes)
+    offers = of_artifact(STRINGS, "a JailbreakBench artifact").offers
+    outcomes = offers.judged(outcomes)
     search = pd.DataFrame({"id": artifact.ids, "finish": artifact.finish})
-    scored = answers(outcomes, search)
+    scored = offers.answers(outcomes, search)
     won = dict(zip(scored.ids, scored.success.tolist(), strict=True))
     said = _responses(outcomes, won)
     jailbreaks = tuple(
@@ -139,7 +140,7 @@ def _responses(outcomes: pd.DataFrame, won: Mapping[str, bool]) -> dict[str, str
     return said
 
 
-def _parameters(record: Record, artifact: Strings, hits: int, attack_type: AttackType) -> Parameters:
+def _parameters(record: Record, artifact: Any, hits: int, attack_type: AttackType) -> Parameters:
     cell, n = record.cell, len(artifact.ids)
     settings = {k: _plain(v) for k, v in cell.attack.config.items()}
     return Parameters(

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from redteam.artifacts import load
 from redteam.core.arrays import load_arrays, save_arrays
+from redteam.core.artifacts import load
 from redteam.core.errors import ArtifactError, StorageError
 from redteam.core.files import atomic_path, write_bytes
 from redteam.core.hashing import canonical_json, digest_arrays

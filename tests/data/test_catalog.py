@@ -15,7 +15,8 @@ import pytest
 import redteam.data
 from redteam.core.errors import DataError, UnknownNameError
 from redteam.data.access import Access, Origin, cache_dir
-from redteam.data.catalog import AGENTS, TEXTS
+from redteam.data.catalog import TEXTS
+from redteam.threats.agents.data.names import AGENTS
 
 DOWNLOADS = {
     "cifar10": ("University of Toronto", "171 MB"),

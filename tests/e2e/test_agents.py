@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 from jsonschema import Draft202012Validator
 
-from redteam.artifacts import load
 from redteam.cli import main
+from redteam.core.artifacts import load
 from redteam.core.record import json_schema, parse
 from redteam.core.stats import wilson
 from redteam.core.store import read_run

@@ -21,9 +21,10 @@ from redteam.core.run import Settings, run_jobs
 from redteam.core.stats import Estimate, across_cells
 from redteam.core.threat import DataSource
 from redteam.data.nouns import ImageSet
+from redteam.data.toys import stripes_dataset
 from redteam.learn.nouns import TrainingSet
 from redteam.threats.poisoning.target import ImageTrainable
-from tests.conftest import small_config, stripes_dataset
+from tests.conftest import small_config
 
 TRIMMED = [
     "--dataset", "digits", "--preset", "smoke", "--workers", "1", "-o", "target.model=mlp", "-o", "target.epochs=1",

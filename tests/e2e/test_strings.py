@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jsonschema import Draft202012Validator
 
-from redteam.artifacts import load
+from redteam.core.artifacts import load
 from redteam.core.ledger import Ledger
 from redteam.core.record import json_schema, parse
 from tests.e2e.test_cli import run

@@ -14,11 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from leaderboards import frontier, table
-from leaderboards.rules import PATH, load_rules
+from leaderboards.rules import load_rules
 from redteam.core.errors import ConfigError
 from redteam.core.hashing import digest_json
 from redteam.core.record import Cell, DefensePlugin, Metric, Plugin, Record, TaskInfo
 from redteam.core.stats import Estimate
+from redteam.core.threat import threats
 from tests.leaderboards.helpers import golden_records, record
 
 RULES = load_rules()
@@ -313,7 +314,7 @@ def test_of_a_metric_in_lower_less_is_better() -> None:
     ],
 )
 def test_bad_frontiers_are_refused(tmp_path: Path, old: str, new: str, message: str) -> None:
-    text = PATH.read_text()
+    text = threats()["agents"].board.read_text()
     assert text.count(old) == 1
     path = tmp_path / "rules.toml"
     path.write_text(text.replace(old, new))
@@ -322,7 +323,7 @@ def test_bad_frontiers_are_refused(tmp_path: Path, old: str, new: str, message: 
 
 
 def test_a_frontier_without_defences_held_fixed_is_refused(tmp_path: Path) -> None:
-    head, tail = PATH.read_text().split("[agent-privacy]")
+    head, tail = threats()["agents"].board.read_text().split("[agent-privacy]")
     path = tmp_path / "rules.toml"
     path.write_text(head + "[agent-privacy]" + tail.replace('    "defenses",\n', ""))
     with pytest.raises(ConfigError, match="expected 'defenses' in table"):

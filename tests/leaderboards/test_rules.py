@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from leaderboards.rules import PATH, board_of, load_rules
+from leaderboards.rules import board_of, load_rules
 from redteam.core.errors import ConfigError
+from redteam.core.threat import threats
 
-TEXT = PATH.read_text()
+TEXT = threats()["poisoning"].board.read_text()
 
 
 def test_the_shipped_rules_rank_poisoning_by_trigger_lift() -> None:

@@ -10,9 +10,7 @@ import numpy as np
 
 from redteam.core.compare.names import Entry
 from redteam.core.errors import UnknownNameError
-
-# Criteria of evasion that ask for no label of the target domain; all others are of its labels, or of the test images.
-LABEL_FREE = ("val_source_clean", "val_source_pgd", "val_pseudo")
+from redteam.core.threat import pairing_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,8 +73,10 @@ def _best(settings: Sequence[list[Entry]], by: str) -> tuple[Pick, list[Entry]]:
         raise UnknownNameError(f"criterion in every run behind {settings[0][0].family}", by, names)
     value, best = max(judged, key=lambda pair: pair[0])
     one = best[0]
+    pairing = pairing_of(one.record.cell.threat, one.record.cell.task.target)
+    free = pairing.label_free if pairing is not None else None
     pick = Pick(
         task=one.task, attack=one.attack, defence=one.family, setting=one.setting, value=value, cells=most,
-        among=len(settings), target_labels=one.record.cell.threat == "evasion" and by not in LABEL_FREE,
+        among=len(settings), target_labels=free is not None and by not in free,
     )  # fmt: skip
     return pick, best

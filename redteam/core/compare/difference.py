@@ -14,7 +14,7 @@ from redteam.core.errors import ArtifactError
 from redteam.core.hashing import digest_file
 from redteam.core.record import Record
 from redteam.core.stats import CONFIDENCE, Estimate, across_cells, paired_difference
-from redteam.threats.evasion.metrics import by_radius, per_image, radius_group
+from redteam.core.threat import pairing_of
 
 # Differences that rounding alone tells apart.
 _ALIKE = 1e-12
@@ -85,13 +85,10 @@ def _value(r: Record, question: Question) -> float:
 
 def _images(r: Record, question: Question, outcomes: Outcomes) -> np.ndarray | None:
     """(victims, images) booleans whose mean is the metric; None where the run has none."""
-    if r.cell.threat != "evasion" or (table := outcomes(r)) is None:
+    pairing = pairing_of(r.cell.threat, r.cell.task.target)
+    if pairing is None or pairing.examples is None or (table := outcomes(r)) is None:
         return None
-    main = r.cell.attack.config.get("eps")
-    radii = [e for e in by_radius(table) if question.group in (None, radius_group(e))]
-    if question.group is None:
-        radii = [e for e in radii if e == main]
-    return per_image(table, radii[0], question.metric) if len(radii) == 1 else None
+    return pairing.examples(r, table, question.metric, question.group)
 
 
 def over_cells(differences: Sequence[float]) -> Estimate:

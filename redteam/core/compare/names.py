@@ -11,13 +11,9 @@ from redteam.core import registry
 from redteam.core.config import to_json
 from redteam.core.hashing import canonical_json
 from redteam.core.record import DefensePlugin, Plugin, Record
+from redteam.core.threat import pairing_of
 
 NOTHING = "none"
-# Settings of targets that are hyper-parameters of a training, and no part of the task: `--by` chooses among them.
-TRAINING = frozenset({
-    "steps", "batch_size", "lr", "lr_critic", "beta1", "weight_decay", "critic_steps", "critic_width",
-    "critic_layers", "inner_steps", "inner_step", "eps_ramp",
-})  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,15 +40,21 @@ class Entry:
 
 def entries(records: Sequence[Record], chosen: bool) -> list[Entry]:
     """The runs. chosen: whether hyper-parameters of the training belong to the setting, and not to the task."""
-    free = TRAINING if chosen else frozenset[str]()
-    task = _call(records, lambda r: (f"{r.cell.task.model} on {r.cell.task.dataset}", _without(r, free)))
+
+    def free(r: Record) -> frozenset[str]:
+        pairing = pairing_of(r.cell.threat, r.cell.task.target) if chosen else None
+        return pairing.training if pairing is not None else frozenset()
+
+    task = _call(records, lambda r: (f"{r.cell.task.model} on {r.cell.task.dataset}", _without(r, free(r))))
     attack = attack_names(records)
     family = {r.id: " + ".join(d.name for d in r.cell.defenses) or NOTHING for r in records}
-    trained = _call(records, lambda r: (family[r.id], {k: r.cell.task.config.get(k) for k in sorted(free)}))
+    trained = _call(
+        records, lambda r: (family[r.id], {k: r.cell.task.config.get(k) for k in sorted(free(r))})
+    )
     out = []
     for r in records:
         told = trained(r).removeprefix(family[r.id])
-        what = [r.cell.threat, r.cell.attack.model_dump(), r.cell.task.model, _without(r, free)]
+        what = [r.cell.threat, r.cell.attack.model_dump(), r.cell.task.model, _without(r, free(r))]
         oblivious = ", oblivious" if r.cell.defenses and r.cell.knowledge == "oblivious" else ""
         alike = canonical_json([*what, r.cell.task.dataset, r.cell.task.digest, r.cell.task.version])
         out.append(

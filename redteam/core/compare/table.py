@@ -11,10 +11,9 @@ import numpy as np
 from redteam.core.compare.choice import Pick, chosen
 from redteam.core.compare.difference import Outcomes
 from redteam.core.compare.names import Entry
-from redteam.core.compare.worst import Worst, at_main, attacked, worst_cases, worst_entries
+from redteam.core.compare.worst import Worst, at_main, attacked, worst_cases, worst_entries, worst_of_threat
 from redteam.core.record import Record
 from redteam.core.stats import Estimate, across_cells, over_strata, rate
-from redteam.threats.evasion.metrics import correct, robust
 
 AVERAGED = "averaged over tasks"
 
@@ -49,7 +48,7 @@ class Listing:
 
 
 def listing(records: Iterable[Record], outcomes: Outcomes, by: str | None = None) -> Listing:
-    """Every defence of a store of evasion runs: on each task, and averaged over the tasks that all of its kind share.
+    """Every defence of a store: on each task, and averaged over the tasks that all of its kind share.
 
     Raises:
         ConfigError: no such run. UnknownNameError, ArtifactError: as `compare`.
@@ -71,12 +70,13 @@ def listing(records: Iterable[Record], outcomes: Outcomes, by: str | None = None
 def _line(cells: Sequence[tuple[Entry, Worst]], outcomes: Outcomes) -> Line:
     """The seeds of one defence on one task."""
     first = cells[0][0]
+    how = worst_of_threat(first.record)
     clean, stands = [], defaultdict(list)
     for _, w in cells:
         tables = {name: at_main(r, outcomes) for name, r in w.runs.items()}
-        clean.append(rate(correct(next(iter(tables.values())))))
+        clean.append(rate(how.correct(next(iter(tables.values())))))
         for name, t in tables.items():
-            stands[name].append(rate(robust(t)))
+            stands[name].append(rate(how.robust(t)))
     whole = [w for _, w in cells if set(w.runs) == set(stands)]
     config = first.record.cell.attack.config
     return Line(
@@ -89,7 +89,7 @@ def _line(cells: Sequence[tuple[Entry, Worst]], outcomes: Outcomes) -> Line:
 
 def _robust(w: Worst) -> Estimate:
     t = {str(c): w.table[c].to_numpy().reshape(w.table["victim"].nunique(), -1) for c in w.table}
-    return rate(robust(t))
+    return rate(worst_of_threat(w.record).robust(t))
 
 
 def _averages(rows: Sequence[tuple[str, Line]]) -> list[Line]:

@@ -9,16 +9,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
+from redteam.core import pairing
 from redteam.core.compare.difference import Outcomes
 from redteam.core.compare.names import Entry, attack_names, entries
 from redteam.core.errors import ArtifactError, ConfigError
 from redteam.core.hashing import canonical_json, digest_json
+from redteam.core.pairing import Table
 from redteam.core.record import Cell, Metric, Plugin, Record
-from redteam.threats.evasion.metrics import OUTCOME_COLUMNS, Table, crossed, evasion_metrics, robust
+from redteam.core.threat import pairing_of
 
-# What the attacks took to get there is no worst case of anything.
-_LEFT = ("forwards_mean", "backwards_mean")
-_OF_NETWORKS = "val_"
 _SAME = 1e-12
 
 
@@ -37,20 +36,27 @@ class Worst:
     runs: Mapping[str, Record]
 
 
-def ball(record: Record) -> tuple[str, float | None]:
-    """The norm and the main radius of an evasion run; an attack without knobs for them has the target's norm."""
-    config, task = record.cell.attack.config, record.cell.task.config
-    eps = config.get("eps")
-    return str(config.get("norm") or task.get("norm") or ""), None if eps is None else float(eps)
+def worst_of_threat(record: Record) -> pairing.Worst:
+    """How worst cases of runs like this one are put together."""
+    found = pairing_of(record.cell.threat, record.cell.task.target)
+    assert found is not None and found.worst is not None, "only runs that `attacked` let pass come here"
+    return found.worst
 
 
 def attacked(records: Iterable[Record]) -> list[Record]:
-    """The finished runs of evasion attacks, without controls.
+    """The finished runs of attacks whose threat knows a worst case, without controls.
 
     Raises:
         ConfigError: there is none.
     """
-    found = [r for r in records if r.status == "ok" and r.role == "attack" and r.cell.threat == "evasion"]
+    found = [
+        r
+        for r in records
+        if r.status == "ok"
+        and r.role == "attack"
+        and (p := pairing_of(r.cell.threat, r.cell.task.target)) is not None
+        and p.worst is not None
+    ]
     if not found:
         raise ConfigError(
             "worst case: expected finished runs of evasion attacks, found none; run some, or give --store"
@@ -64,16 +70,7 @@ def at_main(record: Record, outcomes: Outcomes) -> Table:
     Raises:
         ArtifactError: the run kept none, or none at its main radius.
     """
-    table, (_, eps) = outcomes(record), ball(record)
-    if table is None:
-        raise ArtifactError(f"the run {record.id} kept no outcomes, without which it is in no worst case")
-    radii = table["eps"].unique()
-    if eps is None and len(radii) == 1:
-        eps = float(radii[0])
-    part = table[table["eps"] == eps]
-    if not len(part):
-        raise ArtifactError(f"the run {record.id} has no outcomes at its main radius {eps}")
-    return crossed(part, OUTCOME_COLUMNS)
+    return worst_of_threat(record).main(record, outcomes(record))
 
 
 def identity(record: Record) -> str:
@@ -84,7 +81,9 @@ def identity(record: Record) -> str:
 def networks(record: Record) -> str:
     """The networks that were attacked, and in which ball: equal for cells that a worst case is over."""
     cell = record.cell.model_dump(mode="json")
-    return canonical_json([cell["threat"], cell["task"], cell["defenses"], cell["seed"], ball(record)])
+    return canonical_json(
+        [cell["threat"], cell["task"], cell["defenses"], cell["seed"], worst_of_threat(record).ball(record)]
+    )
 
 
 def worst_cases(records: Sequence[Record], outcomes: Outcomes) -> list[Worst]:
@@ -102,20 +101,18 @@ def worst_cases(records: Sequence[Record], outcomes: Outcomes) -> list[Worst]:
 
 def _together(found: Sequence[Record], called: Callable[[Record], str], outcomes: Outcomes) -> Worst:
     first = found[0]
+    how = worst_of_threat(first)
     tables = [at_main(r, outcomes) for r in found]
     for r, t in zip(found, tables, strict=True):
         if any(not np.array_equal(t[c], tables[0][c]) for c in ("victim", "index", "label")):
             raise ArtifactError(f"the runs {first.id} and {r.id} are alike, but judged on other images")
-    stands = np.logical_and.reduce([robust(t) for t in tables])
-    # No class is -1: an image that some attack turned is right to nobody.
-    merged = tables[0] | {"adversarial": np.where(stands, tables[0]["label"], -1)}
-    table = pd.DataFrame({name: merged[name].ravel() for name in OUTCOME_COLUMNS})
+    table = how.merged(tables)
     of, knew = {identity(r): called(r) for r in found}, defaultdict(set)
     for r in found:
         knew[identity(r)].add(r.cell.knowledge)
-    cell = _cell(first.cell, ball(first)[0], float(table["eps"].iloc[0]), of)
-    made = evasion_metrics(table, float(table["eps"].iloc[0]))
-    metrics = [Metric.of(name, e) for name, e in made.items() if name not in _LEFT]
+    radius = float(table["eps"].iloc[0])
+    cell = _cell(first.cell, how.ball(first)[0], radius, of)
+    metrics = [Metric.of(name, e) for name, e in how.metrics(table, radius).items()]
     record = first.model_copy(
         update={"id": cell.id, "cell": cell, "evidence": (), "metrics": (*metrics, *_shared(found))}
     )
@@ -144,7 +141,7 @@ def _shared(found: Sequence[Record]) -> Iterator[Metric]:
     for m in found[0].metrics:
         others = [r.metric(m.name, m.group) for r in found]
         alike = all(o is not None and abs(o.value - m.value) <= _SAME for o in others)
-        if m.group is None and m.name.startswith(_OF_NETWORKS) and alike:
+        if m.group is None and m.name.startswith(worst_of_threat(found[0]).of_networks) and alike:
             yield m
 
 
@@ -160,7 +157,7 @@ def worst_entries(found: Sequence[Worst], by: str | None) -> tuple[list[Entry], 
     Raises:
         ConfigError: that hangs on the attacks, of which settings may have had different ones.
     """
-    if by is not None and not by.startswith(_OF_NETWORKS):
+    if by is not None and not all(by.startswith(worst_of_threat(w.record).of_networks) for w in found):
         raise ConfigError(
             f"by: expected a criterion of the networks alone such as val_pseudo, got '{by}', which hangs on the "
             "attacks; settings that met fewer of them would look better"

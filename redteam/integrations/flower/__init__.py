@@ -22,7 +22,7 @@ tells a defence of an attack (number of malicious clients, target label) has to 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from types import SimpleNamespace
@@ -34,14 +34,15 @@ from redteam.core.context import Context
 from redteam.core.device import Device
 from redteam.core.errors import CapabilityError, ConfigError, ThreatMismatchError
 from redteam.core.seeding import SeedPath
-from redteam.core.types import Threat
-from redteam.threats.poisoning.federation.nouns import MakeRule, Setting
+from redteam.core.threat import of_target
+from redteam.core.types import ThreatModel
 
 if TYPE_CHECKING:
     from redteam.integrations.flower.server import RuledFedAvg
+    from redteam.threats.poisoning.federation.nouns import MakeRule
 
-NamedRule = MakeRule | str | tuple[str, Mapping[str, Any]]
-_THREAT = Threat(kind="poisoning", target="federation", access=(), budget="", knowledge=(), goal="")
+NamedRule = Callable[..., Any] | str | tuple[str, Mapping[str, Any]]
+_THREAT = ThreatModel(kind="poisoning", target="federation", access=(), budget="", knowledge=(), goal="")
 
 
 @dataclass
@@ -129,7 +130,9 @@ def strategy(
         raise ConfigError("a Flower strategy needs the extra flower: pip install 'redteam[flower]'")
     from redteam.integrations.flower.server import RuledFedAvg
 
-    setting = Setting(classes=classes, per_round=per_round, rounds=rounds, server_lr=server_lr)
+    setting = of_target("federation").offers.Setting(
+        classes=classes, per_round=per_round, rounds=rounds, server_lr=server_lr
+    )
     # The minimum too: FedAvg rounds the product of fraction and clients down.
     usual = {
         "fraction_train": per_round / clients,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,13 +20,21 @@ from flwr.serverapp.strategy import FedAvg  # type: ignore[import-not-found]
 
 from redteam.core.errors import CapabilityError
 from redteam.core.seeding import SeedPath
+from redteam.core.threat import of_target
 from redteam.integrations.flower.arrays import Layout
-from redteam.threats.poisoning.federation.nouns import MakeRule, Round, Rules, Setting, aggregated
+
+if TYPE_CHECKING:
+    from redteam.threats.poisoning.federation.nouns import MakeRule, Round, Setting
 
 _ASKED = {
     "represent": "mean (a list of floats) and count",
     "accuracy": "right and count",
 }
+
+
+def _nouns() -> Any:
+    """What the federation's threat offers: rounds, rules and how they aggregate."""
+    return of_target("federation").offers
 
 
 def _only(records: Any) -> Any:
@@ -133,7 +141,7 @@ class RuledFedAvg(FedAvg):  # type: ignore[misc]  # Flower asks for a subclass; 
     ) -> None:  # fmt: skip
         super().__init__(**fedavg)
         self.setting, self.momentum, self.weighted, self.timeout = setting, momentum, weighted, timeout
-        self.rules = Rules(tuple(make(setting) for make in rules))
+        self.rules = _nouns().Rules(tuple(make(setting) for make in rules))
         self.generator = SeedPath(seed, ("flower", "server")).torch()
         self.velocity: torch.Tensor | None = None
         self.layout: Layout | None = None
@@ -162,7 +170,7 @@ class RuledFedAvg(FedAvg):  # type: ignore[misc]  # Flower asks for a subclass; 
         made, rejected = self._round(server_round - 1, valid)
         left = self.rules(made)
         self.last = left
-        step = aggregated(left)
+        step = _nouns().aggregated(left)
         self.velocity = step if self.velocity is None else self.momentum * self.velocity + step
         self._log(left, valid, rejected)
         kept = int((left.weights > 0).sum())
@@ -192,7 +200,7 @@ class RuledFedAvg(FedAvg):  # type: ignore[misc]  # Flower asks for a subclass; 
         numbers = [self._numbers.setdefault(node, len(self._numbers)) for node in nodes]
         keys = (self.arrayrecord_key, self.configrecord_key)
         learner = NodeLearner(self.setting.classes, nodes, self.layout, grid, keys, config, self.timeout)
-        made = Round(
+        made = _nouns().Round(
             index=index, params=params, clients=np.array(numbers, np.int64), updates=updates, weights=weights,
             learner=learner, generator=self.generator,
         )  # fmt: skip

@@ -1,4 +1,4 @@
-"""`redteam score RUN --rules | --flip | --sensitivity`: a run of agents under other norms.
+"""A run of agents under other norms: `redteam norms RUN`, and the same options of `redteam score RUN`.
 
 What is appropriate is a judgement, so a result is worth as much as it survives another one.
 """
@@ -6,13 +6,14 @@ What is appropriate is a judgement, so a result is worth as much as it survives 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from redteam.core.errors import ConfigError, nearest
+from redteam.core.threat import ScoreOptions
 from redteam.threats.agents.artifact import Scripts
 from redteam.threats.agents.nouns import LABELS, Field, RuleTable, Task
 
@@ -22,14 +23,7 @@ if TYPE_CHECKING:
 SHOWN = 12
 
 
-def rescored(
-    artifact: Any,
-    tables: dict[str, DataFrame],
-    rules: Path | None,
-    flips: Sequence[str],
-    sensitive: bool,
-    as_json: bool,
-) -> None:
+def rescored(artifact: Any, tables: dict[str, DataFrame], values: Mapping[str, Any], as_json: bool) -> None:
     """Print the metrics under the norms asked for, or how far each label moves them.
 
     Raises:
@@ -42,12 +36,12 @@ def rescored(
         raise ConfigError("--rules, --flip and --sensitivity need a run of an attack on agents")
     if "norms" not in tables:
         raise ConfigError("the run has no evidence to judge again: it was not scored, or its files are gone")
-    table = _rules(tables, rules)
-    for text in flips:
+    table = _rules(tables, values.get("rules"))
+    for text in values.get("flips", ()):
         table = _flipped(table, text)
     changed = with_norms(tables, table)
     metrics = rescore(artifact, changed).as_metrics()
-    rows = sensitivity(changed) if sensitive else None
+    rows = sensitivity(changed) if values.get("sensitive") else None
     if as_json:
         content: dict[str, Any] = {"metrics": [m.model_dump(mode="json") for m in metrics]}
         if rows is not None:
@@ -101,3 +95,16 @@ def _print_sensitivity(rows: DataFrame) -> None:
     click.echo(f"what single labels move, of {len(rows)}; the {min(SHOWN, len(flips))} largest changes:")
     for _, line in sorted(flips, key=lambda flip: -flip[0])[:SHOWN]:
         click.echo(f"  {line}")
+
+
+SCORING = ScoreOptions(
+    options=(
+        click.Option(["--rules"], type=click.Path(dir_okay=False, path_type=Path), default=None,
+                     help="of agents: the metrics under another rule table, a TOML file like the embedded one"),
+        click.Option(["--flip", "flips"], multiple=True, metavar="TASK.FIELD=LABEL",
+                     help="of agents: the metrics with one label changed (allowed, forbidden or ambiguous)"),
+        click.Option(["--sensitivity", "sensitive"], is_flag=True,
+                     help="of agents: how far each single label, flipped, moves privacy and utility"),
+    ),
+    run=rescored,
+)  # fmt: skip

@@ -5,47 +5,32 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
 from typing import Any
 
+import pandas as pd
+
 from redteam.core.context import Context
-from redteam.core.errors import ArtifactError
+from redteam.core.pairing import Pairing
 from redteam.core.record import Cell
 from redteam.core.scored import Scored
-from redteam.core.threat import DataSource, Kind, Work
-from redteam.core.types import Spec
+from redteam.core.stats import Estimate
+from redteam.core.threat import DataSource, Layout, TargetType, Tiny, Work
 from redteam.llm.opening import content_named
 from redteam.threats.agents.artifact import Scripts
 from redteam.threats.agents.data.load import load_agents
 from redteam.threats.agents.models import RULES, open_agent_model
 from redteam.threats.agents.nouns import AgentDataset
-from redteam.threats.agents.scorer import ScoreSettings, enforce, measure, rescore
+from redteam.threats.agents.scorer import ScoreSettings, enforce, measure, paired, rescore
 from redteam.threats.agents.target import SPEC, AgentTarget, configure, make, pinned
 
+Tables = Mapping[str, pd.DataFrame]
 _REMOTE = ("openai:", "llama:")
-
-
-@lru_cache(maxsize=4)
-def _load(name: str, source: DataSource) -> AgentDataset:
-    return load_agents(name)
-
-
-def _configure(dataset: AgentDataset, *layers: Mapping[str, Any]) -> Any:
-    return configure(dataset, *layers)
-
-
-def _wrap(target: AgentTarget, spec: Spec, config: Any, ctx: Context) -> AgentTarget:
-    defended: AgentTarget = spec.run(target, config, ctx)
-    return defended
 
 
 def _score(
     artifact: Scripts, cell: Cell, access: Sequence[str], dataset: AgentDataset, target: AgentTarget,
     defended: AgentTarget, ctx: Context,
 ) -> Scored:  # fmt: skip
-    if not isinstance(artifact, Scripts):
-        raise ArtifactError(f"expected scripts, got an artifact of kind {artifact.kind}")
-    enforce(artifact, cell.attack.config, access, target.questions, dataset)
     judge = None
     if target.config.judge is not None:
         judge = open_agent_model(replace(target.config, model=target.config.judge), ctx, role="judge")
@@ -78,13 +63,40 @@ def _rate(target: AgentTarget) -> float:
     return len(few) / max(time.perf_counter() - start, 1e-6)
 
 
-KIND = Kind(
-    spec=SPEC, dataset="profiles", prefix="target-",
+def _load(name: str, source: DataSource) -> AgentDataset:
+    return load_agents(name)
+
+
+def _content(text: str) -> str:
+    return "" if text == RULES else content_named(text)
+
+
+def _enforce(
+    artifact: Scripts, config: Mapping[str, Any], access: Sequence[str], target: AgentTarget
+) -> None:
+    enforce(artifact, config, access, target.questions, target.dataset)
+
+
+def _tiny(ctx: Context) -> AgentTarget:
+    dataset = load_agents("profiles")
+    return make(dataset, configure(dataset, {"profiles": 1, "fields": 4, "tasks": ("bank-loan",)}), ctx)
+
+
+def _difference(ours: Tables, theirs: Tables) -> dict[str, Estimate]:
+    return {name.removesuffix("_difference"): e for name, e in paired(ours, theirs).items()}
+
+
+AGENT = TargetType(
+    spec=SPEC, artifact=Scripts, dataset="profiles", prefix="target-",
     flags={
         "model": "target", "template": "template", "interface": "interface", "profiles": "profiles",
         "tasks": "tasks", "fields": "fields", "judge": "judge",
     },
-    load=_load, configure=_configure, make=make, pinned=pinned,
-    content=lambda text: "" if text == RULES else content_named(text), wrap=_wrap, score=_score,
-    rescore=rescore, work=_work,
+    load=_load, configure=configure, pinned=pinned, content=_content, enforce=_enforce, score=_score,
+    rescore=rescore, work=_work, report="redteam.threats.agents.report:render", pairing=Pairing(difference=_difference),
+    layout=Layout(
+        columns=("privacy", "utility", "leaks"), budget="turns", shown=("strategy",), together=True,
+        behind="agent behind",
+    ),
+    tiny=Tiny(make=_tiny, untouched=lambda target: str(target.dataset.digest)),
 )  # fmt: skip

@@ -6,34 +6,25 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
 from typing import Any
 
-from redteam import data
 from redteam.core import registry
 from redteam.core.context import Context
-from redteam.core.errors import ArtifactError
 from redteam.core.hashing import digest_json
 from redteam.core.record import Cell
 from redteam.core.scored import Scored
-from redteam.core.threat import DataSource, Kind, Work
+from redteam.core.threat import DataSource, Layout, TargetType, Tiny, Work
 from redteam.core.types import Spec
 from redteam.threats.evasion.adapt import external
 from redteam.threats.evasion.artifact import Perturbed
+from redteam.threats.evasion.data.load import load_domains
 from redteam.threats.evasion.domain import DomainDataset
+from redteam.threats.evasion.pairing import PAIRING
 from redteam.threats.evasion.scorer import enforce_threat, measure, rescore
 from redteam.threats.evasion.target import PERTURBING, SPEC, DomainTarget, configure, make
+from redteam.threats.evasion.tiny import pair
 
 _TIMED_STEPS = 3
-
-
-@lru_cache(maxsize=4)
-def _load(name: str, source: DataSource) -> DomainDataset:
-    return data.load_domains(name, data_dir=source.data_dir, offline=source.offline, download=source.download)
-
-
-def _configure(dataset: DomainDataset, *layers: Mapping[str, Any]) -> Any:
-    return configure(dataset, *layers)
 
 
 def _pinned(target: DomainTarget) -> dict[str, str]:
@@ -41,18 +32,10 @@ def _pinned(target: DomainTarget) -> dict[str, str]:
     return {"model_sha256": digest} if digest else {}
 
 
-def _wrap(target: DomainTarget, spec: Spec, config: Any, ctx: Context) -> DomainTarget:
-    defended: DomainTarget = spec.run(target, config, ctx)
-    return defended
-
-
 def _score(
     artifact: Perturbed, cell: Cell, access: Sequence[str], dataset: DomainDataset, target: DomainTarget,
     defended: DomainTarget, ctx: Context,
 ) -> Scored:  # fmt: skip
-    if not isinstance(artifact, Perturbed):
-        raise ArtifactError(f"expected perturbed images, got an artifact of kind {artifact.kind}")
-    enforce_threat(artifact, cell.attack.config, access)
     replayed = bool(cell.defenses) and cell.knowledge == "oblivious"
     return measure(artifact, dataset, target, defended, ctx, replayed=replayed)
 
@@ -107,8 +90,34 @@ def _work(jobs: Sequence[Any], rebuild: Callable[..., Any], ctx: Context) -> Wor
     )
 
 
-KIND = Kind(
-    spec=SPEC, dataset="syn*-to-optdigits", prefix="classifier-",
+def _load(name: str, source: DataSource) -> DomainDataset:
+    return load_domains(name, data_dir=source.data_dir, offline=source.offline, download=source.download)
+
+
+def _enforce(artifact: Perturbed, config: Mapping[str, Any], access: Sequence[str], target: Any) -> None:
+    enforce_threat(artifact, config, access)
+
+
+def _tiny(ctx: Context) -> DomainTarget:
+    settings = {
+        "model": "digit-cnn-small", "size": 0, "rows": 0, "steps": 4, "batch_size": 16, "check_every": 2,
+        "val_rows": 10, "val_steps": 1, "inner_steps": 1, "critic_width": 8, "examples": 12, "lr": 1e-3,
+    }  # fmt: skip
+    return make(pair(), configure(pair(), settings), ctx)
+
+
+CLASSIFIER = TargetType(
+    spec=SPEC, artifact=Perturbed, dataset="syn*-to-optdigits", prefix="classifier-",
     flags={"model": "model", "victims": "victims", "examples": "examples", "select": "select"},
-    load=_load, configure=_configure, make=make, pinned=_pinned, wrap=_wrap, score=_score, rescore=rescore, work=_work,
+    load=_load, configure=configure, pinned=_pinned, enforce=_enforce, score=_score, rescore=rescore, work=_work,
+    report="redteam.threats.evasion.report:render", shows_data=True, pairing=PAIRING,
+    layout=Layout(
+        columns=("accuracy", "robust_accuracy", "attack_success", "selection_gap"), goal=("norm", "eps"),
+        budget="eps", shown=("loss", "version"), together=True, behind="trained by",
+    ),
+    tiny=Tiny(
+        make=_tiny,
+        knobs={"steps": 3, "queries": 5, "targets": 2, "restarts": 1, "version": "custom"},
+        untouched=lambda target: str(target.dataset.digest),
+    ),
 )  # fmt: skip

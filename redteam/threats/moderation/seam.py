@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from redteam.core import registry
 from redteam.core.context import Context
-from redteam.core.errors import ArtifactError
 from redteam.core.record import Cell
 from redteam.core.scored import Scored
-from redteam.core.threat import DataSource, Kind, Work
+from redteam.core.threat import DataSource, Layout, TargetType, Tiny, Work
 from redteam.core.types import Spec
 from redteam.data.nouns import TextDataset
 from redteam.data.texts import load_texts
@@ -23,11 +21,6 @@ from redteam.threats.moderation.target import SPEC, ModerationTarget, configure,
 _COUNT: dict[str, Callable[[str], Sequence[Any]]] = {"words": str.split, "characters": list}
 
 
-@lru_cache(maxsize=4)
-def _load(name: str, source: DataSource) -> TextDataset:
-    return load_texts(name)
-
-
 def _wrap(target: ModerationTarget, spec: Spec, config: Any, ctx: Context) -> ModerationTarget:
     return target.behind(spec.run(target.classifier, config, ctx))
 
@@ -36,10 +29,6 @@ def _score(
     artifact: Suffixes, cell: Cell, access: Sequence[str], dataset: TextDataset, target: ModerationTarget,
     defended: ModerationTarget, ctx: Context,
 ) -> Scored:  # fmt: skip
-    if not isinstance(artifact, Suffixes):
-        raise ArtifactError(f"expected suffixes, got an artifact of kind {artifact.kind}")
-    config = cell.attack.config
-    enforce(artifact, config, target.texts, target.split, _COUNT.get(str(config.get("alphabet"))))
     settings = ScoreSettings(repeats=target.config.repeats, benign=target.config.benign)
     return measure(artifact, target.texts, defended.classifier, settings, ctx)
 
@@ -65,8 +54,27 @@ def _rate(target: ModerationTarget) -> float:
     return len(texts) / (time.perf_counter() - start)
 
 
-KIND = Kind(
-    spec=SPEC, dataset="moderated-topics", prefix="target-", flags={"model": "target", "strings": "strings"},
-    load=_load, configure=configure, make=make, pinned=pinned, wrap=_wrap, score=_score, rescore=rescore,
-    work=_work,
+def _load(name: str, source: DataSource) -> TextDataset:
+    return load_texts(name)
+
+
+def _enforce(
+    artifact: Suffixes, config: Mapping[str, Any], access: Sequence[str], target: ModerationTarget
+) -> None:
+    enforce(artifact, config, target.texts, target.split, _COUNT.get(str(config.get("alphabet"))))
+
+
+def _tiny(ctx: Context) -> ModerationTarget:
+    dataset = load_texts("moderated-topics")
+    return make(dataset, configure(dataset, {"strings": 2}), ctx)
+
+
+TEXT_CLASSIFIER = TargetType(
+    spec=SPEC, artifact=Suffixes, dataset="moderated-topics", prefix="target-",
+    flags={"model": "target", "strings": "strings"}, load=_load, configure=configure, pinned=pinned, wrap=_wrap,
+    enforce=_enforce, score=_score, rescore=rescore, work=_work, report="redteam.threats.moderation.report:render",
+    layout=Layout(
+        columns=("evasion", "base_evasion", "random_evasion", "evasion_lift"), budget="max_queries"
+    ),
+    tiny=Tiny(make=_tiny, knobs={"max_queries": 20, "length": 6}),
 )  # fmt: skip

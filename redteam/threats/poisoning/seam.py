@@ -6,7 +6,6 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
 from typing import Any
 
 from redteam import data
@@ -17,9 +16,9 @@ from redteam.core.hashing import digest_json
 from redteam.core.record import Cell
 from redteam.core.scored import Scored
 from redteam.core.seeding import SeedPath
-from redteam.core.threat import DataSource, Kind, Work
-from redteam.core.types import Spec
+from redteam.core.threat import Layout, TargetType, Tiny, Work
 from redteam.data.nouns import ImageDataset
+from redteam.data.toys import stripes_dataset
 from redteam.learn.nouns import TrainingSet
 from redteam.learn.train import fit, steps_per_epoch
 from redteam.threats.poisoning.artifact import Poison
@@ -27,28 +26,15 @@ from redteam.threats.poisoning.nouns import Trainable
 from redteam.threats.poisoning.scorer import enforce_threat, measure, rescore
 from redteam.threats.poisoning.target import SPEC, ImageTrainable, configure, make
 
+# What all attacks that share a table are after.
+GOAL = ("trigger", "trigger_strength", "trigger_cycles", "source", "target_class")
 _TIMED_STEPS = 6
-
-
-@lru_cache(maxsize=4)
-def _load(name: str, source: DataSource) -> ImageDataset:
-    return data.load(name, data_dir=source.data_dir, offline=source.offline, download=source.download)
-
-
-def _configure(dataset: ImageDataset, *layers: Mapping[str, Any]) -> Any:
-    return configure(dataset, *map(dict, layers))
-
-
-def _wrap(target: Trainable, spec: Spec, config: Any, ctx: Context) -> Trainable:
-    defended: Trainable = spec.run(target, config, ctx)
-    return defended
 
 
 def _score(
     artifact: Poison, cell: Cell, access: Sequence[str], dataset: ImageDataset, target: Trainable,
     defended: Trainable, ctx: Context,
 ) -> Scored:  # fmt: skip
-    enforce_threat(artifact, cell.attack.config, access)
     return measure(artifact, dataset, target, defended, target.config.victims, ctx)
 
 
@@ -99,7 +85,28 @@ def _work(jobs: Sequence[Any], rebuild: Callable[..., Any], ctx: Context) -> Wor
     return Work(_images(jobs, rebuild), "images through a training step", _rate(target, ctx))
 
 
-KIND = Kind(
-    spec=SPEC, dataset="fashion-mini", prefix="victim-", flags={"model": "model", "victims": "victims"},
-    load=_load, configure=_configure, make=make, wrap=_wrap, score=_score, rescore=rescore, work=_work,
+def _enforce(artifact: Poison, config: Mapping[str, Any], access: Sequence[str], target: Any) -> None:
+    enforce_threat(artifact, config, access)
+
+
+def _tiny(ctx: Context) -> ImageTrainable:
+    dataset = stripes_dataset()
+    config = {"model": "preact-resnet8-s2", "epochs": 1, "batch_size": 32, "schedule": "onecycle"}
+    return make(dataset, configure(dataset, config), ctx)
+
+
+TRAINABLE = TargetType(
+    spec=SPEC, artifact=Poison, dataset="fashion-mini", prefix="victim-",
+    flags={"model": "model", "victims": "victims"}, load=data.load_from, configure=configure, enforce=_enforce,
+    score=_score, rescore=rescore, work=_work, report="redteam.threats.poisoning.report:render",
+    shows_data=True,
+    layout=Layout(
+        columns=("cta", "pta", "trigger_lift", "cta_drop"), goal=GOAL, shown=("strategy",), together=True,
+        base=("clean model's base rate of pta", "base_pta"), behind="victim behind",
+        defended=("cta", "pta", "trigger_lift", "filter_tpr"),
+    ),
+    tiny=Tiny(
+        make=_tiny, knobs={"budget": 6}, told={"budget": 6, "target_class": 1},
+        untouched=lambda target: str(target.train.digest),
+    ),
 )  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -151,7 +151,7 @@ def make(dataset: ImageDataset, config: ClassifierConfig, ctx: Context) -> Image
     return ImageTrainable(dataset.train, dataset.facts, config, ctx.device)
 
 
-def configure(dataset: ImageDataset, *layers: dict[str, Any]) -> ClassifierConfig:
+def configure(dataset: ImageDataset, *layers: Mapping[str, Any]) -> ClassifierConfig:
     """The data set's customary recipe with `layers` of settings laid over it, the last one on top."""
     facts = dataset.facts
     config = build(ClassifierConfig, {"pad": facts.pad, "flip": facts.flip, **facts.recipe})

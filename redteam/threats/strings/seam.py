@@ -3,32 +3,31 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
 from typing import Any
+
+import pandas as pd
 
 from redteam.core import registry
 from redteam.core.config import to_json
 from redteam.core.context import Context
-from redteam.core.errors import ArtifactError
+from redteam.core.pairing import Pairing
 from redteam.core.record import Cell
 from redteam.core.scored import Scored
-from redteam.core.threat import DataSource, Kind, Work
+from redteam.core.stats import Estimate
+from redteam.core.threat import DataSource, Layout, TargetType, Tiny, Work
 from redteam.core.types import Spec
 from redteam.data.nouns import TextDataset
 from redteam.data.texts import load_texts
 from redteam.llm.opening import content_named
+from redteam.threats.strings import metrics
 from redteam.threats.strings.artifact import Strings
-from redteam.threats.strings.scorer import ScoreSettings, enforce, measure, rescore
+from redteam.threats.strings.scorer import ScoreSettings, enforce, measure, paired, rescore
 from redteam.threats.strings.target import SPEC, LanguageTarget, configure, make, pinned
 
+Tables = Mapping[str, pd.DataFrame]
 _REMOTE = ("openai", "llama")
-
-
-@lru_cache(maxsize=4)
-def _load(name: str, source: DataSource) -> TextDataset:
-    return load_texts(name)
 
 
 def _wrap(target: LanguageTarget, spec: Spec, config: Any, ctx: Context) -> LanguageTarget:
@@ -39,14 +38,11 @@ def _score(
     artifact: Strings, cell: Cell, access: Sequence[str], dataset: TextDataset, target: LanguageTarget,
     defended: LanguageTarget, ctx: Context,
 ) -> Scored:  # fmt: skip
-    if not isinstance(artifact, Strings):
-        raise ArtifactError(f"expected adversarial strings, got an artifact of kind {artifact.kind}")
     config = target.config
-    planned = dataset.first(config.strings)
-    model = target.undefended
-    enforce(artifact, cell.attack.config, access, planned, model.tokenize)
     settings = ScoreSettings(repeats=config.repeats, benign=config.benign)
-    scored = measure(artifact, planned, model, defended.model, settings, ctx)
+    scored = measure(
+        artifact, dataset.first(config.strings), target.undefended, defended.model, settings, ctx
+    )
     if cell.defenses and cell.knowledge == "oblivious":
         # What the search saw, it saw without the defence: that it does not come again is the defence at work.
         flags = (*(f for f in scored.flags if f != "not-reproduced"), "searched-undefended")
@@ -82,12 +78,38 @@ def _rate(target: LanguageTarget) -> float:
     return batch / (time.perf_counter() - start)
 
 
-KIND = Kind(
-    spec=SPEC, dataset="harmless-strings", prefix="target-",
+def _load(name: str, source: DataSource) -> TextDataset:
+    return load_texts(name)
+
+
+def _enforce(
+    artifact: Strings, config: Mapping[str, Any], access: Sequence[str], target: LanguageTarget
+) -> None:
+    planned = target.dataset.first(target.config.strings)
+    enforce(artifact, config, access, planned, target.undefended.tokenize)
+
+
+def _tiny(ctx: Context) -> LanguageTarget:
+    words = TextDataset("toy", ("a", "b"), ("frog", "lamp"), "made for tests", "none needed")
+    return make(words, configure(words, {}), ctx)
+
+
+def _difference(ours: Tables, theirs: Tables) -> dict[str, Estimate]:
+    return {"success": paired(ours, theirs)}
+
+
+LANGUAGE_MODEL = TargetType(
+    spec=SPEC, artifact=Strings, dataset="harmless-strings", prefix="target-",
     flags={
         "model": "target", "template": "template", "system": "system", "strings": "strings",
         "target_tokens": "target-tokens",
     },
-    load=_load, configure=configure, make=make, pinned=pinned, content=content_named, wrap=_wrap,
-    score=_score, rescore=rescore, work=_work,
+    load=_load, configure=configure, pinned=pinned, content=content_named, wrap=_wrap, enforce=_enforce,
+    score=_score, rescore=rescore, work=_work, report="redteam.threats.strings.report:render",
+    pairing=Pairing(difference=_difference), offers=metrics,
+    layout=Layout(
+        columns=("success", "success_found", "initial_success", "search_lift"), budget="max_queries",
+        base=("said with no adversarial string, undefended", "base_success"),
+    ),
+    tiny=Tiny(make=_tiny, knobs={"max_queries": 40, "length": 6}),
 )  # fmt: skip

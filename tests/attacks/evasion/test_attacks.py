@@ -15,7 +15,7 @@ from attacks.evasion import apgd, apgd_t, no_perturbation, pgd, random_noise, tr
 from attacks.evasion._attack import Radius, perturb, resolve
 from attacks.evasion._meter import Meter, frozen
 from attacks.evasion._projected import Pgd
-from redteam.artifacts import load
+from redteam.core.artifacts import load
 from redteam.core.context import Limits
 from redteam.core.errors import ConfigError, LimitReachedError, RedteamError
 from redteam.learn.perturb import Ball, lengths

@@ -21,16 +21,16 @@ from attacks.poisoning import (
 )
 from attacks.poisoning._malicious import MaliciousClients, choose
 from attacks.poisoning.flip import federated as federated_flip
-from redteam.artifacts import load
+from redteam.core.artifacts import load
 from redteam.core.config import build, to_json
 from redteam.core.context import Context
 from redteam.core.device import Device
 from redteam.core.errors import ConfigError, RedteamError, UnknownNameError
 from redteam.core.seeding import SeedPath
+from redteam.data.toys import stripes_dataset
 from redteam.threats.poisoning.federation.config import FederationConfig
 from redteam.threats.poisoning.federation.scorer import enforce_fit, enforce_threat
 from redteam.threats.poisoning.federation.target import make
-from tests.conftest import stripes_dataset
 
 MODULES = {
     m.SPEC.name: m

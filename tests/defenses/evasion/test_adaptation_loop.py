@@ -15,9 +15,9 @@ from redteam.core.errors import ConfigError
 from redteam.core.seeding import SeedPath
 from redteam.threats.evasion.adapt.config import DomainConfig
 from redteam.threats.evasion.target import DomainTarget
+from redteam.threats.evasion.tiny import pair, single
 from tests.defenses.evasion.test_adaptation import name_of
 from tests.defenses.poisoning.updates import EVERY, MODULES
-from tests.threats.evasion.adapt.toys import pair, single
 
 TINY = DomainConfig(
     model="digit-cnn-small", size=0, rows=0, steps=2, batch_size=12, check_every=1, val_rows=20, val_steps=2,

@@ -22,9 +22,10 @@ from defenses.poisoning._told import Told, oracle, told
 from redteam.core import registry
 from redteam.core.device import Device
 from redteam.core.errors import ConfigError, RedteamError, ThreatMismatchError
+from redteam.data.toys import stripes_dataset
 from redteam.learn.nouns import TrainingSet
 from redteam.threats.poisoning.target import ImageTrainable
-from tests.conftest import small_config, stripes_dataset
+from tests.conftest import small_config
 
 RNG = np.random.default_rng(0)
 

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from scipy.stats import ortho_group
 
 from defenses.poisoning import spectral_signatures as defence
+from redteam.data.toys import stripes_dataset
 from redteam.learn.nouns import TrainingSet
-from tests.conftest import stripes_dataset
 from tests.defenses.poisoning.spikes import planted, recall
 
 

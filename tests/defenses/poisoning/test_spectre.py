@@ -29,9 +29,9 @@ from redteam.core.context import Context
 from redteam.core.device import Device
 from redteam.core.errors import ConfigError, DataError, InputError, RedteamError
 from redteam.core.seeding import SeedPath
+from redteam.data.toys import stripes_dataset
 from redteam.learn.nouns import TrainingSet
 from redteam.threats.poisoning.federation.nouns import Round, Setting
-from tests.conftest import stripes_dataset
 from tests.defenses.poisoning.spikes import elementwise_scores, frobenius_scores, planted, recall, whitened
 
 CLOSE = {"rtol": 1e-6, "atol": 1e-8}

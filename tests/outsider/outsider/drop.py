@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from redteam.core.config import check_ranges, knob
-from redteam.core.types import Preset, Spec, Threat
+from redteam.core.types import Preset, Spec, ThreatModel
 from redteam.learn.nouns import TrainingSet
 
 
@@ -48,7 +48,7 @@ SPEC = Spec(
     run=Dropped,
     presets={"default": Preset(config=Config())},
     source="none",
-    threat=Threat(
+    threat=ThreatModel(
         kind="poisoning",
         target="trainable",
         access=("training data",),

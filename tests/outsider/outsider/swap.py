@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from redteam.core.config import check_ranges, knob
-from redteam.core.types import Preset, Spec, Threat
+from redteam.core.types import Preset, Spec, ThreatModel
 from redteam.threats.poisoning import triggers
 from redteam.threats.poisoning.artifact import Poison
 
@@ -51,7 +51,7 @@ SPEC = Spec(
     run=run,
     presets={"default": Preset(config=Config()), "smoke": Preset(config=replace(Config(), budget=3))},
     source="jha2023flip",
-    threat=Threat(
+    threat=ThreatModel(
         kind="poisoning", target="trainable", access=("training labels",), budget="rows", knowledge=("labels",),
         goal="none in earnest",
     ),

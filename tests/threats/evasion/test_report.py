@@ -14,8 +14,8 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from redteam.artifacts import load
 from redteam.cli import cli
+from redteam.core.artifacts import load
 from redteam.core.config import build, to_json
 from redteam.core.errors import ArtifactError, DataError, RecordError
 from redteam.core.record import ErrorInfo, Record

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from redteam.artifacts import load
+from redteam.core.artifacts import load
 from redteam.core.errors import ArtifactError, BudgetExceededError, DataError
 from redteam.core.stats import across_cells, paired_difference, rate, wilson
 from redteam.data.nouns import ImageSet

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats as sps
 
-from redteam.artifacts import load
+from redteam.core.artifacts import load
 from redteam.core.errors import ArtifactError, BudgetExceededError
 from redteam.core.stats import wilson
 from redteam.data.nouns import TextDataset

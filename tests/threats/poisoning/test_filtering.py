@@ -12,12 +12,13 @@ from torch import nn
 from redteam.core.device import Device
 from redteam.core.errors import ArtifactError, ConfigError
 from redteam.core.seeding import SeedPath
+from redteam.data.toys import stripes_dataset
 from redteam.learn.features import features
 from redteam.learn.nouns import TrainingSet
 from redteam.learn.train import Converged, Stop, fit
 from redteam.threats.poisoning.filtering import Overridden, Verdicts
 from redteam.threats.poisoning.target import ImageTrainable
-from tests.conftest import small_config, stripes_dataset
+from tests.conftest import small_config
 
 
 class Fixed:

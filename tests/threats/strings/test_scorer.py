@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from redteam.artifacts import load
+from redteam.core.artifacts import load
 from redteam.core.context import Limits
 from redteam.core.errors import ArtifactError, BudgetExceededError, ConfigError, LimitReachedError
 from redteam.llm.language import LanguageModel

@@ -5,15 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from redteam.core.errors import ConfigError, UnknownNameError
-from redteam.data.catalog import AGENTS
 from redteam.threats.agents.data.jsonl import read_jsonl, write_jsonl
+from redteam.threats.agents.data.names import AGENTS
 from redteam.threats.agents.nouns import AgentDataset
 
 __all__ = ["load_agents", "read_jsonl", "write_jsonl"]
 
 
 def load_agents(name: str, rules: Path | None = None) -> AgentDataset:
-    """A data set by name: a key of `redteam.data.catalog.AGENTS`, with the seed or the path filled in.
+    """A data set by name: a key of `names.AGENTS`, with the seed or the path filled in.
 
     rules: a rule table of your own instead of the set's (see `rules.read_rules`).
 

@@ -5,12 +5,9 @@ A file is known by its content, not by its suffix.
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
 import inspect
 import json
 import struct
-import sys
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -21,6 +18,7 @@ import torch
 from torch import nn
 
 from redteam.core.errors import ConfigError, nearest
+from redteam.core.pyfile import beside, import_file, said
 
 # What torch's readers raise for files that are damaged or not theirs.
 UNREADABLE = (
@@ -139,26 +137,17 @@ def _pickled(path: Path) -> list[str]:
 def call_function(path: Path, function: str) -> nn.Module:
     """The network that a function of the user's own file returns; the file may import its neighbours.
 
-    The file is run afresh under a private name. What it raises itself is not caught.
+    The file is run afresh under a private name. What the function raises itself is not caught.
 
     Raises:
         ConfigError: it cannot be imported, has no such function, the function wants arguments, or gives no module.
     """
-    name = f"_redteam_user_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses and TorchScript look their module up
-    folder = str(path.resolve().parent)
-    sys.path.insert(0, folder)
+    module = import_file(path)
     try:
-        spec.loader.exec_module(module)
-        network = _checked_function(module, path, function)()
-    except (ImportError, SyntaxError) as error:
-        sys.modules.pop(name, None)
-        raise ConfigError(f"{path} cannot be imported: {type(error).__name__}: {error}") from None
-    finally:
-        sys.path.remove(folder)
+        with beside(path):
+            network = _checked_function(module, path, function)()
+    except ImportError as error:
+        raise ConfigError(f"{path} cannot be imported: {said(error, path)}") from None
     if not isinstance(network, nn.Module):
         raise ConfigError(
             f"{path}: {function}() returned {kind_of(network)}; expected a torch.nn.Module that takes (N, C, H, W) in "

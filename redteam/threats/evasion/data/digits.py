@@ -20,7 +20,7 @@ from redteam.data.access import Access
 from redteam.data.cache import Bundle, cached
 from redteam.data.labels import DIGITS
 from redteam.data.nouns import ImageSet
-from redteam.threats.evasion.data import originals, starred
+from redteam.threats.evasion.data import names, originals, starred
 from redteam.threats.evasion.domain import DomainDataset
 
 _LOG = logging.getLogger(__name__)
@@ -58,8 +58,8 @@ def canonical(name: str) -> str:
     """
     base, lossy = catalog.plain(name), name[len(catalog.plain(name)) :]
     starry = f"{base.removesuffix('-star')}*" if base.endswith("-star") else base
-    if starry not in catalog.DIGIT_DOMAINS or (lossy and starry not in _LOSSY_TOO):
-        raise UnknownNameError("domain", name, catalog.DIGIT_DOMAINS)
+    if starry not in names.DIGIT_DOMAINS or (lossy and starry not in _LOSSY_TOO):
+        raise UnknownNameError("domain", name, names.DIGIT_DOMAINS)
     return starry + lossy
 
 
@@ -76,7 +76,7 @@ def load_digit_pair(name: str, access: Access) -> DomainDataset:
     if len(kinds) == 1:
         raise DataError(
             f"'{name}': expected two different domains, got '{kinds.pop()}' twice; there would be nothing to adapt "
-            f"to. Known: {', '.join(sorted(catalog.DIGIT_DOMAINS))}"
+            f"to. Known: {', '.join(sorted(names.DIGIT_DOMAINS))}"
         )
     how = ""
     if kinds <= _MNIST_FAMILY:

@@ -6,48 +6,31 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
 from typing import Any
 
 from redteam import data
 from redteam.core import registry
 from redteam.core.config import to_json
 from redteam.core.context import Context
-from redteam.core.errors import ArtifactError
 from redteam.core.record import Cell
 from redteam.core.scored import Scored
-from redteam.core.threat import DataSource, Kind, Work
-from redteam.core.types import Spec
+from redteam.core.threat import Layout, TargetType, Tiny, Work
 from redteam.data.nouns import ImageDataset
+from redteam.data.toys import stripes_dataset
+from redteam.threats.poisoning.federation import nouns
 from redteam.threats.poisoning.federation.artifact import Clients
 from redteam.threats.poisoning.federation.nouns import Federation
 from redteam.threats.poisoning.federation.scorer import enforce_threat, measure, rescore
 from redteam.threats.poisoning.federation.target import SPEC, FederatedTarget, configure, make
+from redteam.threats.poisoning.seam import GOAL
 
 _TIMED_ROUNDS = 3
-
-
-@lru_cache(maxsize=4)
-def _load(name: str, source: DataSource) -> ImageDataset:
-    return data.load(name, data_dir=source.data_dir, offline=source.offline, download=source.download)
-
-
-def _configure(dataset: ImageDataset, *layers: Mapping[str, Any]) -> Any:
-    return configure(dataset, *map(dict, layers))
-
-
-def _wrap(target: Federation, spec: Spec, config: Any, ctx: Context) -> Federation:
-    defended: Federation = spec.run(target, config, ctx)
-    return defended
 
 
 def _score(
     artifact: Clients, cell: Cell, access: Sequence[str], dataset: ImageDataset, target: Federation,
     defended: Federation, ctx: Context,
 ) -> Scored:  # fmt: skip
-    if not isinstance(artifact, Clients):
-        raise ArtifactError(f"expected malicious clients, got an artifact of kind {artifact.kind}")
-    enforce_threat(artifact, cell.attack.config, access)
     return measure(artifact, dataset, target, defended, target.config.victims, ctx)
 
 
@@ -93,10 +76,31 @@ def _work(jobs: Sequence[Any], rebuild: Callable[..., Any], ctx: Context) -> Wor
     )
 
 
-KIND = Kind(
-    spec=SPEC, dataset="fashion-mnist-14", prefix="federation-",
+def _enforce(artifact: Clients, config: Mapping[str, Any], access: Sequence[str], target: Any) -> None:
+    enforce_threat(artifact, config, access)
+
+
+def _tiny(ctx: Context) -> FederatedTarget:
+    """Twelve clients of eight images, six a round, three rounds."""
+    dataset = stripes_dataset()
+    settings = {"clients": 12, "per_round": 6, "images": 8, "rounds": 3, "batch_size": 4, "snapshot_every": 3}
+    return make(dataset, configure(dataset, settings), ctx)
+
+
+FEDERATION = TargetType(
+    spec=SPEC, artifact=Clients, dataset="fashion-mnist-14", prefix="federation-",
     flags={
         "model": "model", "victims": "victims", "clients": "clients", "rounds": "rounds", "per_round": "per-round",
     },
-    load=_load, configure=_configure, make=make, wrap=_wrap, score=_score, rescore=rescore, work=_work,
+    load=data.load_from, configure=configure, enforce=_enforce, score=_score, rescore=rescore, work=_work,
+    report="redteam.threats.poisoning.federation.report:render", shows_data=True, offers=nouns,
+    layout=Layout(
+        columns=("cta", "asr", "asr_mean", "cta_drop"), goal=GOAL, shown=("strategy",), together=True,
+        base=("clean federation's base rate of pta", "base_pta"), behind="server behind",
+        defended=("cta", "asr", "asr_mean", "filter_tpr"),
+    ),
+    tiny=Tiny(
+        make=_tiny, knobs={"budget": 2}, told={"budget": 2, "target_class": 1},
+        untouched=lambda target: str(target.train.digest),
+    ),
 )  # fmt: skip

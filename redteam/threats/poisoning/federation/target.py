@@ -210,7 +210,7 @@ def make(dataset: ImageDataset, config: FederationConfig, ctx: Context) -> Feder
     return target
 
 
-def configure(dataset: ImageDataset, *layers: dict[str, Any]) -> FederationConfig:
+def configure(dataset: ImageDataset, *layers: Mapping[str, Any]) -> FederationConfig:
     """The default federation with `layers` of settings laid over it, the last one on top."""
     config = FederationConfig()
     for layer in layers:

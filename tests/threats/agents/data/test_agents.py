@@ -17,10 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from redteam.core.errors import ConfigError, DataError, UnknownNameError
-from redteam.data.catalog import AGENTS
 from redteam.threats.agents import leaks
 from redteam.threats.agents.data import taken
 from redteam.threats.agents.data.load import load_agents, read_jsonl, write_jsonl
+from redteam.threats.agents.data.names import AGENTS
 from redteam.threats.agents.data.profile_values import REFERENCE_DATE, age_at, computed, lexicon, luhn_valid
 from redteam.threats.agents.data.profiles import make_profiles
 from redteam.threats.agents.data.taken import light

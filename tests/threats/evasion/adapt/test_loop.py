@@ -22,7 +22,7 @@ from redteam.threats.evasion.adapt.loop import _Deck
 from redteam.threats.evasion.adapt.select import Keeper
 from redteam.threats.evasion.domain import split
 from redteam.threats.evasion.target import DomainTarget, configure, resized
-from tests.threats.evasion.adapt.toys import bands, pair, single
+from redteam.threats.evasion.tiny import bands, pair, single
 
 TINY = DomainConfig(
     model="digit-cnn-small", size=0, rows=0, steps=12, batch_size=16, check_every=4, val_rows=20, val_steps=2,

@@ -19,7 +19,9 @@ from redteam.core.seeding import SeedPath
 from redteam.data import catalog
 from redteam.data.access import Access
 from redteam.data.nouns import ImageSet
-from redteam.threats.evasion.data import digits, load_pair, names, starred
+from redteam.threats.evasion.data import digits, starred
+from redteam.threats.evasion.data.load import load_pair
+from redteam.threats.evasion.data.names import DOMAINS as names
 from redteam.threats.evasion.data.textures import crop, textures
 from redteam.threats.evasion.domain import DomainDataset, split
 from tests.data.make import encode, pixels, write_idx_set, write_parquet_set

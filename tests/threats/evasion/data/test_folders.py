@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from redteam.core.errors import ConfigError, DataError
 from redteam.data.access import Access
-from redteam.threats.evasion.data import folders, load_pair
+from redteam.threats.evasion.data import folders
 from redteam.threats.evasion.data.folders import load_folder_pair
+from redteam.threats.evasion.data.load import load_pair
 from tests.data.make import pixels, write_folder
 
 OFFICE = ("Art", "Clipart", "Product", "Real World")

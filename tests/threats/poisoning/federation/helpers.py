@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 
 from redteam.core.device import Device
+from redteam.data.toys import stripes_dataset
 from redteam.threats.poisoning import triggers
 from redteam.threats.poisoning.federation.artifact import Clients
 from redteam.threats.poisoning.federation.config import FederationConfig
 from redteam.threats.poisoning.federation.target import FederatedTarget
-from tests.conftest import stripes_dataset
 
 SMALL: dict[str, Any] = {
     "clients": 12, "per_round": 6, "images": 12, "rounds": 4, "batch_size": 5, "snapshot_every": 2,

@@ -15,6 +15,7 @@ from redteam.core.context import Context
 from redteam.core.device import Device
 from redteam.core.errors import ArtifactError, ConfigError, LimitReachedError, RedteamError
 from redteam.core.seeding import SeedPath
+from redteam.data.toys import stripes_dataset
 from redteam.threats.poisoning.federation.conduct import Conduct
 from redteam.threats.poisoning.federation.holdings import Holdings
 from redteam.threats.poisoning.federation.learner import RoundLearner, Setup, not_finite
@@ -23,7 +24,6 @@ from redteam.threats.poisoning.federation.nouns import Federation, Round, aggreg
 from redteam.threats.poisoning.federation.rounds import sample
 from redteam.threats.poisoning.federation.target import make
 from redteam.threats.poisoning.filtering import Overridden
-from tests.conftest import stripes_dataset
 from tests.threats.poisoning.federation.helpers import clients, federation
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from redteam.artifacts import load
+from redteam.core.artifacts import load
 from redteam.core.errors import ArtifactError, BudgetExceededError
 from redteam.core.stats import wilson
 from redteam.data.nouns import DatasetFacts, ImageDataset, ImageSet
