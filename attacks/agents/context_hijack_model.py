@@ -109,6 +109,7 @@ SPEC = Spec(
     source="bagdasarian2024airgap",
     controls=("benign",),
     adaptive=True,
+    deterministic=True,
     threat=ThreatModel(
         kind="agent-privacy",
         target="agent",

@@ -156,10 +156,11 @@ def control_spec(
     *,
     resolver: Callable[[Backdoor, Trainable], Backdoor] = resolve,
     threat: ThreatModel = LABEL_THREAT,
+    deterministic: bool = False,
 ) -> Spec:
     """The `SPEC` of a control: the knobs of any backdoor, and one preset, the goal itself."""
     presets = {title: Preset(config=Backdoor()) for title in ("default", "paper", "smoke")}
     return Spec(
         name=name, kind="attack", role="control", version="1", config=Backdoor, run=run, resolve=resolver,
-        presets=presets, source=source, threat=threat,
+        presets=presets, source=source, threat=threat, deterministic=deterministic,
     )  # fmt: skip

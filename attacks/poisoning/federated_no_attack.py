@@ -32,5 +32,11 @@ def run(target: Federation, config: MaliciousClients, ctx: Context) -> Clients:
 
 
 SPEC = federated_spec(
-    "federated-no-attack", run, "wang2022shadow", resolver=resolve, role="control", controls=()
+    "federated-no-attack",
+    run,
+    "wang2022shadow",
+    resolver=resolve,
+    role="control",
+    controls=(),
+    deterministic=True,
 )

@@ -34,4 +34,4 @@ def run(target: Trainable, config: Backdoor, ctx: Context) -> Poison:
     return poison(config, relabel(target.train, chosen, int(config.target_class)))
 
 
-SPEC = control_spec("inner-product-flips", run, "jha2023flip")
+SPEC = control_spec("inner-product-flips", run, "jha2023flip", deterministic=True)

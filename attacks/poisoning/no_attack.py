@@ -26,4 +26,4 @@ def run(target: Trainable, config: Backdoor, ctx: Context) -> Poison:
     return poison(config, target.train.labels.copy())
 
 
-SPEC = control_spec("no-attack", run, "jha2023flip", resolver=resolve)
+SPEC = control_spec("no-attack", run, "jha2023flip", resolver=resolve, deterministic=True)

@@ -41,6 +41,7 @@ SPEC = Spec(
     run=run,
     threat=THREAT,
     source="hayase2024gcq",
+    small={"init": "random"},
     controls=("no-string", "plain-request", "init-only", "random-search", "random-init", "transfer-only"),
     presets={
         "default": Preset(config=StringSearch(), target=TARGETS["default"]),

@@ -5,6 +5,8 @@ Source: [hayase2024gcq], section 3.2.3. Its success is what a search must be mea
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from attacks.strings._attack import Row, StringGoal, assemble, check_model, control, request_of
 from redteam.core.context import Context
 from redteam.llm.search import moves
@@ -24,4 +26,4 @@ def run(target: LanguageTarget, config: StringGoal, ctx: Context) -> Strings:
     return assemble(rows, config, {}, target.model)
 
 
-SPEC = control("init-only", run)
+SPEC = replace(control("init-only", run), deterministic=True)

@@ -5,6 +5,8 @@ Source: [hayase2024gcq] has no such row; without one, nothing tells an attack fr
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from attacks.strings._attack import Row, StringGoal, assemble, control, request_of
 from redteam.core.context import Context
 from redteam.threats.strings.artifact import Strings
@@ -17,4 +19,4 @@ def run(target: LanguageTarget, config: StringGoal, ctx: Context) -> Strings:
     return assemble([Row(goal, text, text) for goal, text in plain], config, {}, target.model)
 
 
-SPEC = control("no-string", run)
+SPEC = replace(control("no-string", run), deterministic=True)

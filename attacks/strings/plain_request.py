@@ -36,4 +36,4 @@ def resolve(config: PlainRequest, target: Any) -> PlainRequest:
     return replace(config, request=config.wording)
 
 
-SPEC = replace(control("plain-request", run, PlainRequest), resolve=resolve)
+SPEC = replace(control("plain-request", run, PlainRequest), resolve=resolve, deterministic=True)

@@ -63,20 +63,26 @@ class Layout:
     defended: tuple[str, ...] = ()
 
 
+def _fingerprint(target: Any) -> Any:
+    return target.fingerprint()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tiny:
-    """What the contract test runs plug-ins on. make: `(ctx) -> target`, made afresh and small enough for a test.
+    """What the contract test (`redteam.testing.contract`) runs plug-ins on.
 
-    knobs: settings that every attack takes which has such a knob, so that it is done in a second. told: what a defence
-    is told of an attack. asked: `(target) -> queries it was asked`, where it counts them. untouched: `(target) ->
-    digest` of what an attack must leave as it was.
+    make: `(ctx) -> target`, made afresh and small enough for a test. untouched: `(target) -> digest` of what an attack
+    must leave as it was. use: `(defended target, ctx)`, which raises if it does not work. fingerprint: `(target) ->
+    what decides its answers`. knobs: settings that every attack takes which has such a knob. told: what a defence is
+    told of an attack.
     """
 
     make: Callable[[Context], Any]
+    untouched: Callable[[Any], str]
+    use: Callable[[Any, Context], None]
+    fingerprint: Callable[[Any], Any] = _fingerprint
     knobs: Mapping[str, Any] = field(default_factory=dict)
     told: Mapping[str, Any] = field(default_factory=dict)
-    asked: Callable[[Any], int] | None = None
-    untouched: Callable[[Any], str] | None = None
 
 
 def _run_defense(target: Any, spec: Spec, config: Any, ctx: Context) -> Any:

@@ -84,8 +84,8 @@ class Spec:
     told: fills in what a defence is told of an attack before the cell is hashed:
     `(config, the attack's resolved config as JSON, target) -> config`; `oracle` then says what that was.
     source: a key of docs/bibliography.md; of a plug-in from outside, a reference of its own such as a DOI, or `none`.
-    deterministic: it draws nothing, so that every seed gives the same bytes. small: settings that shrink its own work
-    to the size of a test.
+    deterministic: other seeds may give the same bytes, as it draws nothing or leaves that to a model. small: settings
+    that the contract test runs it in, which cut its own work to the size of a test.
     """
 
     name: str

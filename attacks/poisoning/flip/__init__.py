@@ -166,6 +166,8 @@ _PAPER_CELL: dict[str, Any] = {
     "task.model": "preact-resnet32", "task.dataset": "cifar10", "task.config.epochs": 200,
 }  # fmt: skip
 
+SMALL = {"experts": 1, "expert_epochs": 1, "passes": 1, "batch_size": 32, "checkpoint_every": 2}
+
 SPEC = Spec(
     name="flip",
     kind="attack",
@@ -177,6 +179,7 @@ SPEC = Spec(
     presets={"default": DEFAULT, "paper": PAPER, "smoke": SMOKE},
     source="jha2023flip",
     threat=LABEL_THREAT,
+    small=SMALL,
     controls=("no-attack", "random-flips", "inner-product-flips"),
     published=(
         Published(metric="pta", value=0.994, source="jha2023flip", where="abstract", when=_PAPER_CELL),

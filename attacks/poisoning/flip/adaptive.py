@@ -86,4 +86,5 @@ SPEC = Spec(
     threat=replace(LABEL_THREAT, knowledge=(*LABEL_THREAT.knowledge, "the defence, which it can run")),
     controls=("no-attack", "random-flips"),
     adaptive=True,
+    small=flip.SMALL,
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import pandas as pd
@@ -19,7 +20,8 @@ from redteam.llm.opening import content_named
 from redteam.threats.agents.artifact import Scripts
 from redteam.threats.agents.data.load import load_agents
 from redteam.threats.agents.models import RULES, open_agent_model
-from redteam.threats.agents.nouns import AgentDataset
+from redteam.threats.agents.nouns import AgentDataset, Script, Session
+from redteam.threats.agents.play import play
 from redteam.threats.agents.scorer import ScoreSettings, enforce, measure, paired, rescore
 from redteam.threats.agents.target import SPEC, AgentTarget, configure, make, pinned
 
@@ -52,9 +54,6 @@ def _work(jobs: Sequence[Any], rebuild: Callable[..., Any], ctx: Context) -> Wor
 
 def _rate(target: AgentTarget) -> float:
     """Messages answered a second here, from one timed batch."""
-    from redteam.threats.agents.nouns import Script, Session
-    from redteam.threats.agents.play import play
-
     few = target.questions[: target.config.batch]
     scripts = [Script(question=q, sessions=(Session(task=q.task, messages=("What is it?",)),)) for q in few]
     play(target.undefended, target.dataset, scripts, target.ctx)
@@ -77,13 +76,22 @@ def _enforce(
     enforce(artifact, config, access, target.questions, target.dataset)
 
 
+_profiles = cache(load_agents)
+
+
 def _tiny(ctx: Context) -> AgentTarget:
-    dataset = load_agents("profiles")
+    dataset = _profiles("profiles")
     return make(dataset, configure(dataset, {"profiles": 1, "fields": 4, "tasks": ("bank-loan",)}), ctx)
 
 
 def _difference(ours: Tables, theirs: Tables) -> dict[str, Estimate]:
     return {name.removesuffix("_difference"): e for name, e in paired(ours, theirs).items()}
+
+
+def _use(target: AgentTarget, ctx: Context) -> None:
+    (question, *_) = target.questions
+    script = Script(question=question, sessions=(Session(task=question.task, messages=("What is it?",)),))
+    assert len(play(target.agent, target.dataset, [script], ctx))
 
 
 AGENT = TargetType(
@@ -98,5 +106,5 @@ AGENT = TargetType(
         columns=("privacy", "utility", "leaks"), budget="turns", shown=("strategy",), together=True,
         behind="agent behind",
     ),
-    tiny=Tiny(make=_tiny, untouched=lambda target: str(target.dataset.digest)),
+    tiny=Tiny(make=_tiny, untouched=lambda target: str(target.dataset.digest), use=_use),
 )  # fmt: skip

@@ -106,6 +106,11 @@ def _tiny(ctx: Context) -> DomainTarget:
     return make(pair(), configure(pair(), settings), ctx)
 
 
+def _use(target: DomainTarget, ctx: Context) -> None:
+    (fitted,) = target.fit(ctx)
+    assert 0 < fitted.step <= target.config.steps and not fitted.network.training
+
+
 CLASSIFIER = TargetType(
     spec=SPEC, artifact=Perturbed, dataset="syn*-to-optdigits", prefix="classifier-",
     flags={"model": "model", "victims": "victims", "examples": "examples", "select": "select"},
@@ -118,6 +123,7 @@ CLASSIFIER = TargetType(
     tiny=Tiny(
         make=_tiny,
         knobs={"steps": 3, "queries": 5, "targets": 2, "restarts": 1, "version": "custom"},
-        untouched=lambda target: str(target.dataset.digest),
+        untouched=lambda target: str(target.dataset.digest), use=_use,
+        fingerprint=lambda target: target.algorithm and (target.algorithm.name, dict(target.algorithm.settings)),
     ),
 )  # fmt: skip

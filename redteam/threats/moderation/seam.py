@@ -69,6 +69,11 @@ def _tiny(ctx: Context) -> ModerationTarget:
     return make(dataset, configure(dataset, {"strings": 2}), ctx)
 
 
+def _use(target: ModerationTarget, ctx: Context) -> None:
+    (verdict,) = target.classifier.classify(["What is two and two?"])
+    assert verdict.finish == "stop"
+
+
 TEXT_CLASSIFIER = TargetType(
     spec=SPEC, artifact=Suffixes, dataset="moderated-topics", prefix="target-",
     flags={"model": "target", "strings": "strings"}, load=_load, configure=configure, pinned=pinned, wrap=_wrap,
@@ -76,5 +81,7 @@ TEXT_CLASSIFIER = TargetType(
     layout=Layout(
         columns=("evasion", "base_evasion", "random_evasion", "evasion_lift"), budget="max_queries"
     ),
-    tiny=Tiny(make=_tiny, knobs={"max_queries": 20, "length": 6}),
+    tiny=Tiny(
+        make=_tiny, knobs={"max_queries": 20, "length": 6}, untouched=lambda target: str(target.texts.digest), use=_use
+    ),
 )  # fmt: skip

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from redteam import data
 from redteam.core import registry
 from redteam.core.config import to_json
@@ -95,6 +97,11 @@ def _tiny(ctx: Context) -> ImageTrainable:
     return make(dataset, configure(dataset, config), ctx)
 
 
+def _use(target: Trainable, ctx: Context) -> None:
+    (fitted,) = target.fit(TrainingSet(target.train.images, target.train.labels), [0], ctx)
+    assert np.isfinite(fitted.logits(target.train.images[:4])).all()
+
+
 TRAINABLE = TargetType(
     spec=SPEC, artifact=Poison, dataset="fashion-mini", prefix="victim-",
     flags={"model": "model", "victims": "victims"}, load=data.load_from, configure=configure, enforce=_enforce,
@@ -107,6 +114,6 @@ TRAINABLE = TargetType(
     ),
     tiny=Tiny(
         make=_tiny, knobs={"budget": 6}, told={"budget": 6, "target_class": 1},
-        untouched=lambda target: str(target.train.digest),
+        untouched=lambda target: str(target.train.digest), use=_use,
     ),
 )  # fmt: skip

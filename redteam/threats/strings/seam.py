@@ -20,6 +20,7 @@ from redteam.core.threat import DataSource, Layout, TargetType, Tiny, Work
 from redteam.core.types import Spec
 from redteam.data.nouns import TextDataset
 from redteam.data.texts import load_texts
+from redteam.llm.language import Sampling
 from redteam.llm.opening import content_named
 from redteam.threats.strings import metrics
 from redteam.threats.strings.artifact import Strings
@@ -90,12 +91,17 @@ def _enforce(
 
 
 def _tiny(ctx: Context) -> LanguageTarget:
-    words = TextDataset("toy", ("a", "b"), ("frog", "lamp"), "made for tests", "none needed")
+    words = TextDataset("toy", ("a", "b"), ("Quiz 7!", "zebra"), "made for tests", "none needed")
     return make(words, configure(words, {}), ctx)
 
 
 def _difference(ours: Tables, theirs: Tables) -> dict[str, Estimate]:
     return {"success": paired(ours, theirs)}
+
+
+def _use(target: LanguageTarget, ctx: Context) -> None:
+    (answer,) = target.model.generate(["What is two and two?"], Sampling(max_tokens=4))
+    assert answer.finish in ("stop", "length", "refused")
 
 
 LANGUAGE_MODEL = TargetType(
@@ -111,5 +117,8 @@ LANGUAGE_MODEL = TargetType(
         columns=("success", "success_found", "initial_success", "search_lift"), budget="max_queries",
         base=("said with no adversarial string, undefended", "base_success"),
     ),
-    tiny=Tiny(make=_tiny, knobs={"max_queries": 40, "length": 6}),
+    tiny=Tiny(
+        make=_tiny, knobs={"max_queries": 40, "length": 6}, untouched=lambda target: str(target.dataset.digest),
+        use=_use, fingerprint=lambda target: target.model.fingerprint(),
+    ),
 )  # fmt: skip

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from redteam import data
 from redteam.core import registry
 from redteam.core.config import to_json
@@ -87,6 +89,13 @@ def _tiny(ctx: Context) -> FederatedTarget:
     return make(dataset, configure(dataset, settings), ctx)
 
 
+def _use(target: Federation, ctx: Context) -> None:
+    (run,) = target.fit(None, [0], ctx)
+    assert set(run.clients["round"]) == set(range(target.config.rounds))
+    assert run.snapshots[-1].round == target.config.rounds
+    assert np.isfinite(run.snapshots[-1].model.logits(target.train.images[:4])).all()
+
+
 FEDERATION = TargetType(
     spec=SPEC, artifact=Clients, dataset="fashion-mnist-14", prefix="federation-",
     flags={
@@ -101,6 +110,6 @@ FEDERATION = TargetType(
     ),
     tiny=Tiny(
         make=_tiny, knobs={"budget": 2}, told={"budget": 2, "target_class": 1},
-        untouched=lambda target: str(target.train.digest),
+        untouched=lambda target: str(target.train.digest), use=_use,
     ),
 )  # fmt: skip

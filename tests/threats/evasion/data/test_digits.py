@@ -16,12 +16,11 @@ from redteam import data
 from redteam.core.errors import DataError, UnknownNameError
 from redteam.core.hashing import digest_arrays
 from redteam.core.seeding import SeedPath
-from redteam.data import catalog
 from redteam.data.access import Access
 from redteam.data.nouns import ImageSet
 from redteam.threats.evasion.data import digits, starred
-from redteam.threats.evasion.data.load import load_pair
-from redteam.threats.evasion.data.names import DOMAINS as names
+from redteam.threats.evasion.data.load import load_domains, load_pair
+from redteam.threats.evasion.data.names import DOMAINS
 from redteam.threats.evasion.data.textures import crop, textures
 from redteam.threats.evasion.domain import DomainDataset, split
 from tests.data.make import encode, pixels, write_idx_set, write_parquet_set
@@ -140,7 +139,7 @@ def test_drawn_to_optdigits(few: int, tmp_path: Path) -> None:
     assert "fonts" in pair.licence and "CC BY 4.0" in pair.licence
     alias = load_pair("syn-star-to-optdigits", at(tmp_path))
     assert (alias.name, alias.digest) == (pair.name, pair.digest)
-    assert data.load_domains("syn*-to-optdigits", data_dir=str(tmp_path), offline=True).digest == pair.digest
+    assert load_domains("syn*-to-optdigits", data_dir=str(tmp_path), offline=True).digest == pair.digest
 
 
 def test_drawn_digits_are_cached_and_a_new_recipe_is_not_read_from_it(
@@ -254,11 +253,11 @@ def test_a_path_with_to_in_it_is_no_pair(tmp_path: Path) -> None:
 
 
 def test_every_domain_has_a_line_and_listing_them_loads_nothing_heavy() -> None:
-    assert names() == catalog.DOMAINS and {"mnist", "syn*", "domains:PATH:A-to-B"} <= set(names())
-    assert all(text and "\n" not in text and len(text) < 100 for text in names().values())
-    assert f"{digits.DRAWN:,}" in names()["syn*"] and f"{digits.DRAWN:,}" in names()["svhn*"]
+    assert {"mnist", "syn*", "domains:PATH:A-to-B"} <= set(DOMAINS)
+    assert all(text and "\n" not in text and len(text) < 100 for text in DOMAINS.values())
+    assert f"{digits.DRAWN:,}" in DOMAINS["syn*"] and f"{digits.DRAWN:,}" in DOMAINS["svhn*"]
     code = (
-        "import sys; from redteam.data.catalog import DOMAINS; "
+        "import sys; from redteam.threats.evasion import THREAT; "
         "print(*sorted({'numpy', 'PIL', 'torch', 'matplotlib'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -267,7 +266,7 @@ def test_every_domain_has_a_line_and_listing_them_loads_nothing_heavy() -> None:
         [sys.executable, "-c", "from redteam.cli import main; main(['list'])"],
         capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
-    assert all(name in listed for name in names())
+    assert all(name in listed for name in DOMAINS)
 
 
 # ---------------------------------------------------------------- the protocol of the split
