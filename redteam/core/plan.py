@@ -220,7 +220,7 @@ def rebuild(job: Job, source: DataSource, ctx: Context) -> tuple[Any, Any, Any]:
     Raises:
         DataError: the data, a plug-in's file or what the cell pins of the target is no longer what was planned on.
     """
-    _check_files(job)
+    read_files(job)
     attack = registry.get("attack", job.cell.attack.name)
     kind, task = of_spec(attack), job.cell.task
     dataset = kind.dataset_named(job.dataset, source)
@@ -240,8 +240,12 @@ def rebuild(job: Job, source: DataSource, ctx: Context) -> tuple[Any, Any, Any]:
     return dataset, target, build(attack.config, job.cell.attack.config)
 
 
-def _check_files(job: Job) -> None:
-    """Read the plug-ins that lie in files, in whichever process this is."""
+def read_files(job: Job) -> None:
+    """Read the plug-ins that lie in files, in whichever process this is.
+
+    Raises:
+        DataError: a file is no longer what was planned on.
+    """
     planned = {("attack", job.cell.attack.name): job.cell.attack.sha256}
     planned |= {("defense", d.name): d.sha256 for d in job.cell.defenses}
     for kind, ref in job.files:

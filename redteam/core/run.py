@@ -22,7 +22,7 @@ from redteam.core.device import Device, hush_libraries, set_threads
 from redteam.core.errors import BudgetExceededError, InputError, LimitReachedError, RedteamError, StorageError
 from redteam.core.files import discard_partials
 from redteam.core.ledger import Caps, Ledger, Prices
-from redteam.core.plan import Job, rebuild
+from redteam.core.plan import Job, read_files, rebuild
 from redteam.core.progress import NoProgress, Progress, Relay
 from redteam.core.record import (
     Cost,
@@ -175,6 +175,7 @@ def run_cell(job: Job, settings: Settings, progress: Progress | None = None) -> 
         InputError: the input turned out to be wrong; nothing is recorded.
         StorageError: the record could not be written; nothing half-written stays.
     """
+    read_files(job)
     run = CellRun(job, settings, progress or NoProgress())
     status: Status = "ok"
     error: ErrorInfo | None = None
