@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from redteam.core.config import check_ranges, knob
+from redteam.core.config import check_ranges, knob, resolved
 from redteam.core.context import Context
 from redteam.core.errors import ConfigError, UnknownNameError
 from redteam.core.types import Preset, Spec, ThreatModel
@@ -52,8 +52,8 @@ class Backdoor:
 
     def spec(self) -> dict[str, Any]:
         """The trigger of a resolved config, as plain numbers."""
-        assert self.trigger_strength is not None
-        return triggers.make(self.trigger, strength=self.trigger_strength, cycles=self.trigger_cycles)
+        strength = resolved(self.trigger_strength, "trigger_strength")
+        return triggers.make(self.trigger, strength=strength, cycles=self.trigger_cycles)
 
 
 C = TypeVar("C", bound=Backdoor)

@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 
 from attacks.poisoning._backdoor import ALL_SOURCES, class_index
-from redteam.core.config import check_ranges, knob
+from redteam.core.config import check_ranges, knob, resolved
 from redteam.core.context import Context
 from redteam.core.errors import ConfigError
 from redteam.core.types import Preset, Role, Spec, ThreatModel
@@ -76,8 +76,8 @@ class MaliciousClients:
 
     def spec(self) -> dict[str, Any]:
         """The trigger of a resolved config, as plain numbers."""
-        assert self.trigger_strength is not None
-        return triggers.make(self.trigger, strength=self.trigger_strength, cycles=self.trigger_cycles)
+        strength = resolved(self.trigger_strength, "trigger_strength")
+        return triggers.make(self.trigger, strength=strength, cycles=self.trigger_cycles)
 
 
 C = TypeVar("C", bound=MaliciousClients)
@@ -132,15 +132,14 @@ def client_count(config: MaliciousClients, clients: int) -> int:
 
 def malicious_per_round(config: MaliciousClients, target: Federation) -> int:
     """Malicious clients in each round of a resolved config; with `drawn`, their expected number, at least one."""
-    assert config.budget is not None
-    count = round(config.budget / target.config.clients * target.config.per_round)
+    count = round(resolved(config.budget, "budget") / target.config.clients * target.config.per_round)
     return count if config.presence == "fixed" else max(1, count)
 
 
 def draw_clients(config: MaliciousClients, target: Federation, ctx: Context) -> np.ndarray:
     """(m,) int64 ids, ascending. A smaller budget's clients are among those of a larger one."""
-    assert config.budget is not None
-    return np.sort(ctx.rng("clients").permutation(int(target.config.clients))[: config.budget])
+    drawn = ctx.rng("clients").permutation(int(target.config.clients))
+    return np.sort(drawn[: resolved(config.budget, "budget")])
 
 
 def true_labels(target: Federation, ids: np.ndarray) -> np.ndarray:
@@ -173,10 +172,10 @@ def malicious(
     conduct: Mapping[str, Any],
 ) -> Clients:
     """The artifact of a resolved config. conduct: beyond the number of epochs."""
-    assert config.budget is not None
     return Clients(
         ids=ids.astype(np.int64), labels=labels.astype(np.int64), stamped=stamped, trigger=config.spec(),
-        source_class=int(config.source), target_class=int(config.target_class), budget=config.budget,
+        source_class=int(config.source), target_class=int(config.target_class),
+        budget=resolved(config.budget, "budget"),
         presence=config.presence, conduct={"epochs": config.epochs, **conduct},
     )  # fmt: skip
 
