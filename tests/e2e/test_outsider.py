@@ -49,12 +49,13 @@ def test_it_is_listed_and_shown(site):
 def test_it_meets_the_contract(site):
     env = {**os.environ, "PYTHONPATH": str(site)}
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist",
-         str(Path(__file__).parents[1] / "test_contract.py"), "-k", "outsider"],
-        env=env, capture_output=True, text=True,
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--pyargs",
+         "redteam.testing.contract", "-k", "outsider or vault"],
+        env=env, capture_output=True, text=True, cwd=site,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout
-    assert " passed" in done.stdout
+    # Two attacks and two controls run, two defences, one threat.
+    assert int(done.stdout.rpartition(" passed")[0].split()[-1]) >= 20
 
 
 def test_attack_behind_its_defence_oblivious_and_adaptive(site, tmp_path):
@@ -111,3 +112,86 @@ def test_a_defence_of_another_kind_is_refused(site):
         site, "attack", "outsider-swap", "--dataset", "digits", "--defense", "outsider-dorp", ok=(2,)
     )
     assert "Did you mean 'outsider-drop'" in done.stderr
+
+
+# ---------------------------------------------------------------- a threat of its own
+
+
+@pytest.fixture(scope="module")
+def vault(site, tmp_path_factory):
+    """A store of runs on the toy threat: an attack and its control, three seeds, with and without a defence."""
+    store = tmp_path_factory.mktemp("vault")
+    plan = store / "plan.toml"
+    plan.write_text("""
+[[run]]
+attack = "outsider-guess"
+seeds = 3
+grid = { defenses = [[], ["outsider-lockout:after=2"]] }
+""")
+    redteam(site, "sweep", str(plan), "--workers", "1", "--quiet", "--store", str(store / "runs"))
+    return store / "runs"
+
+
+def records_of(store):
+    return [json.loads(path.read_text()) for path in sorted(store.glob("*/record.json"))]
+
+
+def test_a_threat_is_listed_with_its_data_and_command_and_shown(site):
+    listed = redteam(site, "list").stdout
+    assert "vault       Vault: a secret number" in listed and "vault-mini" in listed
+    assert "outsider-guess" in listed and "outsider-lockout" in listed
+    assert "compares its final guesses with the secrets" in redteam(site, "show", "vault").stdout
+    assert "Threat: vault. Target: vault." in redteam(site, "show", "outsider-lockout").stdout
+    assert "Print the secrets of a vault." in redteam(site, "--help").stdout
+    assert len(redteam(site, "vault").stdout.split()) == 60
+    refused = redteam(site, "attack", "random-flips", "--dataset", "vault-mini", ok=(2,)).stderr
+    assert "'vault-mini' is a set of secrets; expected a set of images" in refused
+
+
+def test_a_threat_runs_with_its_control_and_defence_and_the_closed_form_holds(vault):
+    found = records_of(vault)
+    assert len(found) == 12 and all(r["status"] == "ok" for r in found)
+    for record in found:
+        opened = next(m for m in record["metrics"] if m["name"] == "opened")
+        tries = 5 if record["role"] == "attack" else 0
+        # Without repeats t tries find one of ten with t/10, and an untold last guess with 1/(10 - t) of the rest.
+        expected = min(tries, 2) / 10 if record["cell"]["defenses"] and tries else (tries + 1) / 10
+        assert opened["low"] - 0.1 <= expected + 0.05 <= opened["high"] + 0.1, (record["cell"], opened)
+
+
+def test_a_threat_enforces_its_budget(site, tmp_path):
+    done = redteam(site, "attack", "outsider-guess", "--beyond", "2", "--controls", "none", "--json",
+                   "--store", str(tmp_path), ok=(1,))  # fmt: skip
+    (record,) = json.loads(done.stdout)["records"]
+    assert (
+        record["status"] == "unscored"
+        and "asked 7 times about a secret; its budget is 5" in record["error"]["message"]
+    )
+
+
+def test_evaluate_dry_run_score_report_and_compare(site, vault):
+    cells = json.loads(redteam(site, "evaluate", "outsider-lockout", "--dry-run", "--json").stdout)["cells"]
+    assert {c["attack"]["name"] for c in cells} == {"outsider-guess", "outsider-blind"} and len(cells) == 4
+    attacks = [r["id"] for r in records_of(vault) if r["role"] == "attack"]
+    scored = redteam(site, "score", attacks[0], "--against", attacks[1], "--store", str(vault)).stdout
+    assert scored.count("agrees") == 3 and "opened minus that of outsider-guess" in scored
+    page = Path(redteam(site, "report", attacks[0], "--store", str(vault)).stdout.strip()).read_text()
+    assert "<h2>The secrets</h2>" in page and "share of the secrets that were guessed" in page
+    words = ["compare", "--metric", "opened", "--base", "none", "--attack", "outsider-guess", "--json"]
+    (row,) = json.loads(redteam(site, *words, "--store", str(vault)).stdout)["rows"]
+    assert row["paired"] == "images" and row["difference"]["low"] > 0
+
+
+def test_a_threat_has_its_board(site, vault, tmp_path):
+    lines = "".join(json.dumps(r) + "\n" for r in records_of(vault))
+    (tmp_path / "records").mkdir()
+    (tmp_path / "records" / "vault.jsonl").write_text(lines)
+    paths = [str(tmp_path / "records"), "--out", str(tmp_path / "boards")]
+    redteam(site, "leaderboard", "build", *paths)
+    board = (tmp_path / "boards" / "vault.md").read_text()
+    assert (
+        "# Leaderboard: vault" in board
+        and "redteam attack outsider-guess --dataset vault-mini --vault-model steel" in board
+    )
+    redteam(site, "leaderboard", "verify", paths[0], "--boards", paths[2])
+    assert "outsider-blind" in redteam(site, "leaderboard", "show", paths[0]).stdout

@@ -1,0 +1,52 @@
+"""What must work for whatever threat is installed, through the command line."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from redteam.cli import cli
+from redteam.core import registry
+from redteam.core.threat import threats
+
+KINDS = sorted(entry.kind for threat in threats().values() for entry in threat.targets)
+
+
+def cheapest(kind: str) -> str:
+    """A control on a type of target, or an attack where there is none."""
+    on = [s for n in registry.names("attack") if (s := registry.get("attack", n)).threat.target == kind]
+    return min(on, key=lambda s: (s.role != "control", not s.deterministic, s.name)).name
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_attack_score_and_report(kind, tmp_path):
+    name, store = cheapest(kind), ["--store", str(tmp_path)]
+    preset = "smoke" if "smoke" in registry.get("attack", name).presets else "default"
+    words = ["attack", name, "--preset", preset, "--controls", "none", "--workers", "1", "--json", *store]
+    words += ["--dataset", "digits", "-o", "target.epochs=1"] if kind == "trainable" else []
+    done = CliRunner().invoke(cli, words, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    record = json.loads(done.stdout)["records"][0]
+    scored = CliRunner().invoke(cli, ["score", record["id"], *store], catch_exceptions=False)
+    assert scored.exit_code == 0 and "agrees" in scored.output
+    told = CliRunner().invoke(cli, ["report", record["id"], *store], catch_exceptions=False)
+    assert told.exit_code == 0, told.output
+    page = (tmp_path / record["id"] / "report.html").read_text()
+    assert page.startswith("<!DOCTYPE html>") and page.rstrip().endswith("</html>")
+    shown = [m for m in record["metrics"] if m["group"] is None]
+    assert all(text in page for text in (record["id"], name, f"redteam attack {name}"))
+    assert sum(f"{m['value']:.3f}" in page for m in shown) >= min(3, len(shown))
+
+
+def test_a_record_of_a_threat_that_is_not_installed_has_no_page(tmp_path):
+    done = CliRunner().invoke(
+        cli, ["attack", "no-attack", "--dataset", "digits", "--model", "cnn", "--victim-epochs", "1", "--json",
+              "--store", str(tmp_path)], catch_exceptions=False,
+    )  # fmt: skip
+    record = json.loads(done.stdout)["records"][0]
+    path = tmp_path / record["id"] / "record.json"
+    path.write_text(path.read_text().replace('"image-classifier"', '"of-another-package"'))
+    told = CliRunner().invoke(cli, ["report", record["id"], "--store", str(tmp_path)])
+    assert told.exit_code != 0
