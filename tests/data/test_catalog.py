@@ -16,7 +16,6 @@ import redteam.data
 from redteam.core.errors import DataError, UnknownNameError
 from redteam.data.access import Access, Origin, cache_dir
 from redteam.data.catalog import TEXTS
-from redteam.threats.agents.data.names import AGENTS
 
 DOWNLOADS = {
     "cifar10": ("University of Toronto", "171 MB"),
@@ -43,7 +42,7 @@ def test_importing_and_listing_loads_nothing_heavy() -> None:
 def test_names_have_one_line_each() -> None:
     listed = redteam.data.names()
     images = {*DOWNLOADS, "digits", "fashion-mini", "fashion-mnist-14", "folder:PATH", "hf:PATH_OR_ID"}
-    assert images | set(TEXTS) | set(AGENTS) == set(listed)
+    assert images | set(TEXTS) == set(listed)
     assert all(text and "\n" not in text and len(text) < 100 for text in listed.values())
 
 
