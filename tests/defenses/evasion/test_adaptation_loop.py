@@ -16,7 +16,7 @@ from redteam.core.seeding import SeedPath
 from redteam.threats.evasion.adapt.config import DomainConfig
 from redteam.threats.evasion.target import DomainTarget
 from tests.defenses.evasion.test_adaptation import name_of
-from tests.defenses.poisoning.updates import EVERY, MODULES
+from tests.defenses.evasion.updates import EVERY, MODULES
 from tests.threats.evasion.adapt.toys import pair, single
 
 TINY = DomainConfig(

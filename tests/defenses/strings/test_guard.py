@@ -19,7 +19,7 @@ from redteam.core.seeding import SeedPath
 from redteam.core.types import Spec
 from redteam.llm.language import LanguageModel, PromptFilter, Sampling
 from redteam.llm.options import ModelOptions
-from tests.defenses.poisoning.fakes import KNOWN, FakeClassifier, FakeModel, replace_module
+from tests.defenses.strings.fakes import KNOWN, FakeClassifier, FakeModel, replace_module
 
 MODULES = {m.SPEC.name: m for m in (moderation, paraphrase, perplexity_filter, retokenization, smoothing)}
 SPECS = {name: module.SPEC for name, module in MODULES.items()}

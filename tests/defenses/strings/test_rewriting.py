@@ -15,7 +15,7 @@ from redteam.core.context import Context
 from redteam.core.device import Device
 from redteam.core.seeding import SeedPath
 from redteam.llm.language import Sampling
-from tests.defenses.poisoning.fakes import CONTROL, FakeModel, replace_module
+from tests.defenses.strings.fakes import CONTROL, FakeModel, replace_module
 
 CTX = Context(Device("cpu"), SeedPath(0))
 TEXT = st.text(max_size=60)

@@ -16,7 +16,7 @@ from redteam.core.device import Device
 from redteam.core.errors import CapabilityError, ConfigError
 from redteam.core.seeding import SeedPath
 from redteam.llm.language import Completion, Sampling, Scores
-from tests.defenses.poisoning.fakes import FakeModel
+from tests.defenses.strings.fakes import FakeModel
 
 RATES = st.floats(0, 1)
 HOW = st.sampled_from(["swap", "insert", "patch"])
