@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -30,6 +28,7 @@ from redteam.llm import tiny
 from redteam.llm.language import LanguageModel, Sampling
 from redteam.llm.options import ModelOptions
 from redteam.llm.tiny import ASSISTANT, BEGIN, BYTES, END, SYSTEM, USER, VOCABULARY, TinyModel, open_tiny
+from scripts import build_tiny_lm as build
 
 WINDOW = 512
 PROMPTS = [
@@ -54,15 +53,6 @@ def opened(template: str = "raw", ctx: Context | None = None, **changes: object)
 @pytest.fixture(params=["raw", "chat"])
 def model(request: pytest.FixtureRequest) -> TinyModel:
     return opened(request.param)
-
-
-def script() -> ModuleType:
-    path = Path(__file__).parents[2] / "scripts" / "build_tiny_lm.py"
-    spec = importlib.util.spec_from_file_location("build_tiny_lm", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def repeated(target: str, length: int) -> str:
@@ -97,7 +87,6 @@ def test_documents_depend_on_seed_and_number_alone() -> None:
 
 
 def test_recipe_is_deterministic_and_learns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    build = script()
     few = tiny_corpus.documents(n=200)
     small = Shape(vocabulary=VOCABULARY, width=16, layers=1, heads=2, window=64, before=2)
     monkeypatch.setattr(build, "documents", lambda: few)
@@ -108,7 +97,6 @@ def test_recipe_is_deterministic_and_learns(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_rows_of_the_recipe_hold_every_document_once_a_pass() -> None:
-    build = script()
     sequences = [build.ids_of(d) for d in tiny_corpus.documents(n=50)]
     tokens = sum(map(len, sequences))
     blocks, seen = build.batches(sequences, 2, 16), []
