@@ -11,7 +11,7 @@ from jsonschema import Draft202012Validator
 from redteam.artifacts import load
 from redteam.core.ledger import Ledger
 from redteam.core.record import json_schema, parse
-from tests.e2e.test_cli import run
+from tests.e2e.helpers import quietly, run
 
 GCQ = [
     "attack",
@@ -31,12 +31,8 @@ SMALL = [*GCQ, "--max-queries", "48", "--length", "12"]
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    from redteam.cli import main
-
     root = tmp_path_factory.mktemp("runs")
-    with pytest.raises(SystemExit) as stop:
-        main([*SMALL, "--store", str(root)])
-    assert stop.value.code == 0
+    quietly(*SMALL, "--store", root)
     return root
 
 

@@ -18,7 +18,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from redteam.core.context import Context
-from redteam.core.device import Device
 from redteam.core.errors import BackendError, ConfigError, DataError, LimitReachedError
 from redteam.core.ledger import Caps, Ledger
 from redteam.core.seeding import SeedPath
@@ -28,6 +27,7 @@ from redteam.llm.moderation import Address, EmbeddedClassifier, features, no_ver
 from redteam.llm.moderation_hf import Decision, decision_of
 from redteam.threats.moderation.target import ModerationConfig, make, pinned
 from scripts import build_moderation as script
+from tests.conftest import context
 
 ROOT = Path(__file__).parents[2]
 
@@ -83,7 +83,7 @@ def test_features_are_counts_of_ngrams():
 
 @given(st.lists(st.text(max_size=60), min_size=1, max_size=6))
 def test_a_verdict_depends_on_its_text_alone(texts):
-    classifier = EmbeddedClassifier.load(Context(Device("cpu"), SeedPath(0)))
+    classifier = EmbeddedClassifier.load(context())
     together = classifier.classify(texts)
     for text, verdict in zip(texts, together, strict=True):
         (alone,) = classifier.classify([text])
@@ -328,7 +328,7 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
-        self.classifier = EmbeddedClassifier.load(Context(Device("cpu"), SeedPath(0)))
+        self.classifier = EmbeddedClassifier.load(context())
         self.script: list[str] = []
         self.sizes: list[int] = []
         self.always, self.model = "", "mod-1"

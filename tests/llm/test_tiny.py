@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from redteam.core.context import Context, Limits
-from redteam.core.device import Device
 from redteam.core.errors import CapabilityError, ConfigError, DataError, LimitReachedError
 from redteam.core.hashing import digest_file, digest_json
 from redteam.core.ledger import Caps, Ledger
@@ -29,6 +28,7 @@ from redteam.llm.language import LanguageModel, Sampling
 from redteam.llm.options import ModelOptions
 from redteam.llm.tiny import ASSISTANT, BEGIN, BYTES, END, SYSTEM, USER, VOCABULARY, TinyModel, open_tiny
 from scripts import build_tiny_lm as build
+from tests.conftest import context
 
 WINDOW = 512
 PROMPTS = [
@@ -40,10 +40,6 @@ PROMPTS = [
     "hello garden",
     "The old boat!",
 ]
-
-
-def context(caps: Caps | None = None) -> Context:
-    return Context(Device("cpu"), SeedPath(0), ledger=Ledger(caps=caps))
 
 
 def opened(template: str = "raw", ctx: Context | None = None, **changes: object) -> TinyModel:
@@ -358,7 +354,7 @@ def test_the_ledger_counts_every_prompt_and_its_tokens() -> None:
 
 
 def test_a_cap_stops_before_the_batch_that_would_pass_it() -> None:
-    ctx = context(Caps(queries=2))
+    ctx = context(ledger=Ledger(caps=Caps(queries=2)))
     model = open_tiny(ModelOptions(batch=2), ctx)
     model.score(["a", "b"], "x")
     for call in (lambda: model.score(["c"], "x"), lambda: model.generate(["c"], Sampling())):

@@ -51,7 +51,7 @@ class Objective(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
-    """How one search goes. See the knobs of `attacks.strings._attack.StringSearch` for each."""
+    """How one search goes. What each means is said at the knobs of the attacks that search."""
 
     max_queries: int
     max_tokens: int | None = None

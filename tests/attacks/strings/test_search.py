@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from attacks.strings._search import Setting, StringSearch, best_of, run_search, search_one
 from redteam.core.errors import ConfigError, DriftError, LimitReachedError
-from redteam.core.seeding import SeedPath
 from redteam.llm.language import Goal, Scores
 from redteam.llm.search.losses import open_provider
 from redteam.llm.search.state import State
+from tests.conftest import context
 from tests.llm.toy import TopKAPI, ToyModel
 
 GOALS = [Goal(w, w, tuple(map(ord, w))) for w in ("frog", "lamp", "tree", "wind", "salt", "moon")]
@@ -85,8 +85,8 @@ def test_confirmations_count_as_queries(ctx):
 
 @settings(max_examples=8)
 @given(seed=st.integers(0, 10_000), stop=st.integers(1, 7))
-def test_a_search_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path_factory, ctx_factory, seed, stop):
-    ctx = replace(ctx_factory(), seeds=SeedPath(seed))
+def test_a_search_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path_factory, seed, stop):
+    ctx = context(seed)
     whole, _ = search_one(setting(ctx, max_queries=100), 0, GOALS[:1], "buffer")
     folder = tmp_path_factory.mktemp("run")
     calls = iter(range(10_000))
@@ -102,14 +102,6 @@ def test_a_search_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path_factor
         search_one(setting(there, Stopping(), max_queries=100), 0, GOALS[:1], "buffer")
     again, _ = search_one(setting(there, max_queries=100), 0, GOALS[:1], "buffer")
     assert plain(again) == plain(whole)
-
-
-@pytest.fixture(scope="module")
-def ctx_factory():
-    from redteam.core.context import Context
-    from redteam.core.device import Device
-
-    return lambda: Context(Device("cpu"), SeedPath(0))
 
 
 @pytest.fixture(autouse=True)
