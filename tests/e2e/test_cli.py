@@ -309,18 +309,8 @@ def test_sigterm_ends_the_workers_too(tmp_path):
 
 
 def test_time_limit_gives_a_timeout_record(capsys, tmp_path):
-    out, _ = run(
-        capsys,
-        "attack",
-        "random-flips",
-        *DIGITS,
-        "--store",
-        str(tmp_path),
-        "--max-seconds",
-        "0.001",
-        "--json",
-        code=1,
-    )
+    words = ["attack", "random-flips", *DIGITS, "--store", tmp_path, "--max-seconds", "0.001", "--json"]
+    out, _ = run(capsys, *words, code=1)
     (record,) = json.loads(out)["records"]
     assert record["status"] == "timeout" and "the limit was 0.001 s" in record["error"]["message"]
 

@@ -163,20 +163,8 @@ def evaluated(capsys, store, *words):
     """The lines of `compare --table` after `evaluate` of a defence, and the names of attacks and controls."""
     from redteam.core import registry
 
-    run(
-        capsys,
-        "evaluate",
-        *words,
-        "--preset",
-        "smoke",
-        "--seeds",
-        "1",
-        "--workers",
-        "1",
-        "--quiet",
-        "--store",
-        store,
-    )
+    once = ["--preset", "smoke", "--seeds", "1", "--workers", "1", "--quiet", "--store", store]
+    run(capsys, "evaluate", *words, *once)
     out, _ = run(capsys, "compare", "--table", "--store", store, "--json")
     known = {n for n in registry.names("attack") if registry.get("attack", n).threat.kind == "evasion"}
     controls = {n for n in known if registry.get("attack", n).role == "control"}

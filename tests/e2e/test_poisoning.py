@@ -30,14 +30,8 @@ TRIMMED = [
 ONE = ["--dataset", "digits", "--preset", "smoke", "--model", "mlp", "--victim-epochs", "3", "--workers", "1",
        "--controls", "none"]  # fmt: skip
 ATTACKS = {
-    "badnets",
-    "badnets-adaptive",
-    "flip",
-    "flip-adaptive",
-    "inner-product-flips",
-    "no-attack",
-    "random-flips",
-}
+    "badnets", "badnets-adaptive", "flip", "flip-adaptive", "inner-product-flips", "no-attack", "random-flips",
+}  # fmt: skip
 ADAPTIVE = {"badnets-adaptive", "flip-adaptive"}
 
 

@@ -13,19 +13,8 @@ from redteam.core.ledger import Ledger
 from redteam.core.record import json_schema, parse
 from tests.e2e.helpers import quietly, run
 
-GCQ = [
-    "attack",
-    "gcq",
-    "--dataset",
-    "random-words",
-    "--strings",
-    "3",
-    "--target-tokens",
-    "6",
-    "--workers",
-    "1",
-    "-q",
-]
+GCQ = ["attack", "gcq", "--dataset", "random-words", "--strings", "3", "--target-tokens", "6", "--workers", "1",
+       "-q"]  # fmt: skip
 SMALL = [*GCQ, "--max-queries", "48", "--length", "12"]
 
 

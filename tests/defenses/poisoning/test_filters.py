@@ -26,8 +26,6 @@ from redteam.learn.nouns import TrainingSet
 from redteam.threats.poisoning.target import ImageTrainable
 from tests.conftest import small_config, stripes_dataset
 
-RNG = np.random.default_rng(0)
-
 
 def blobs(n=120, d=8, classes=3, wrong=6, seed=0):
     """Well separated classes, the first `wrong` rows of class 0 labelled 1."""

@@ -11,18 +11,13 @@ from hypothesis import strategies as st
 from defenses.strings import paraphrase, retokenization
 from defenses.strings.paraphrase import INSTRUCTION, SYNONYMS, plain, reword
 from defenses.strings.retokenization import boundaries, split
-from redteam.core.seeding import SeedPath
 from redteam.llm.language import Sampling
 from tests.conftest import context
-from tests.defenses.strings.fakes import CONTROL, FakeModel, replace_module
+from tests.defenses.strings.fakes import CONTROL, FakeModel, replace_module, rng
 
 CTX = context()
 TEXT = st.text(max_size=60)
 PIECES = st.lists(st.text("abcé !", min_size=1, max_size=4), max_size=12)
-
-
-def rng(seed: int = 0):
-    return SeedPath(seed).numpy()
 
 
 class Pieces:

@@ -12,18 +12,13 @@ from hypothesis import strategies as st
 from defenses.strings._guard import REFUSAL, Blocked
 from defenses.strings.smoothing import ALPHABET, Config, mean_scores, perturb, perturbed_count, run, vote
 from redteam.core.errors import CapabilityError, ConfigError
-from redteam.core.seeding import SeedPath
 from redteam.llm.language import Completion, Sampling, Scores
 from tests.conftest import context
-from tests.defenses.strings.fakes import FakeModel
+from tests.defenses.strings.fakes import FakeModel, rng
 
 RATES = st.floats(0, 1)
 HOW = st.sampled_from(["swap", "insert", "patch"])
 CTX = context()
-
-
-def rng(seed: int = 0) -> np.random.Generator:
-    return SeedPath(seed).numpy()
 
 
 def said(*texts: str) -> list[Completion]:

@@ -83,13 +83,9 @@ def test_flags(ctx):
     data = TextDataset("many", many, many, "tests", "none")
     sent = tuple(f"{t} please" for t in many)
     parts = {
-        "ids": many,
-        "texts": many,
-        "split": ("train",) * 30,
-        "finish": ("stop",) * 30,
-        "queries": np.ones(30, int),
-    }
-    parts |= {"score_before": np.ones(30), "score_after": np.ones(30), "sent": sent}
+        "ids": many, "texts": many, "split": ("train",) * 30, "finish": ("stop",) * 30, "queries": np.ones(30, int),
+        "score_before": np.ones(30), "score_after": np.ones(30), "sent": sent,
+    }  # fmt: skip
     good = measure(
         artifact(**parts, control=tuple(f"{t} no" for t in many)), data, Scripted(), ScoreSettings(), ctx
     )
