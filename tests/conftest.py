@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -44,9 +45,14 @@ def dataset() -> ImageDataset:
     return stripes_dataset()
 
 
+def context(seed: int = 0, **surroundings: Any) -> Context:
+    """A run on the CPU. surroundings: a ledger, limits, a stage folder, ..."""
+    return Context(Device("cpu"), SeedPath(seed), **surroundings)
+
+
 @pytest.fixture
 def ctx() -> Context:
-    return Context(Device("cpu"), SeedPath(0))
+    return context()
 
 
 def small_config(**changes: object) -> ClassifierConfig:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -19,20 +17,12 @@ from redteam.data import load
 from redteam.data.embedded import EMBEDDED_DIR, load_fashion14, pack, shrink, unpack
 from redteam.data.facts import channel_stats
 from redteam.data.idx import read_idx_split
+from scripts import build_embedded_fashion
 
 from .make import pixels, write_idx_set
 
 FASHION14_DIGEST = "f8a7edeb604c0c4affd85fd9ace4bdf942f03523fe40deeef20cd7cdc35ffba6"
 DIGITS_DIGEST = "ec910427b5cb2e0f01936b69ceac8e4de5172771a1c20a2d680f33a7553d58ed"
-
-
-def _script() -> ModuleType:
-    path = Path(__file__).parents[2] / "scripts" / "build_embedded_fashion.py"
-    spec = importlib.util.spec_from_file_location("build_embedded_fashion", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.mark.parametrize(
@@ -92,13 +82,13 @@ def test_manifest_covers_every_shipped_file() -> None:
 @pytest.fixture
 def built(tmp_path: Path) -> Path:
     write_idx_set(tmp_path / "idx", pixels(20, 28, 28), pixels(10, 28, 28, seed=1))
-    _script().build(tmp_path / "idx", tmp_path / "out")
+    build_embedded_fashion.build(tmp_path / "idx", tmp_path / "out")
     return tmp_path / "out"
 
 
 def test_build_is_reproducible_and_loads(built: Path, tmp_path: Path) -> None:
     write_idx_set(tmp_path / "gz", pixels(20, 28, 28), pixels(10, 28, 28, seed=1), packed=True)
-    _script().build(tmp_path / "gz", tmp_path / "again")
+    build_embedded_fashion.build(tmp_path / "gz", tmp_path / "again")
     assert {p.name: p.read_bytes() for p in built.iterdir()} == {
         p.name: p.read_bytes() for p in (tmp_path / "again").iterdir()
     }
@@ -161,7 +151,7 @@ def test_shipped_fashion_equals_the_original(real_data: Path) -> None:
 @pytest.mark.data
 @pytest.mark.slow
 def test_shipped_files_are_what_the_script_builds(real_data: Path, tmp_path: Path) -> None:
-    _script().build(real_data / "FashionMNIST" / "raw", tmp_path)
+    build_embedded_fashion.build(real_data / "FashionMNIST" / "raw", tmp_path)
     shutil.copy(EMBEDDED_DIR / "LICENSE-fashion-mnist.txt", tmp_path)
     assert {p.name: digest_file(p) for p in tmp_path.iterdir()} == {
         p.name: digest_file(p) for p in EMBEDDED_DIR.iterdir()

@@ -16,6 +16,7 @@ from redteam.core.stats import wilson
 from redteam.core.store import read_run
 from redteam.llm.gguf import resolve_gguf
 from redteam.threats.agents.data.load import load_agents, write_jsonl
+from tests.e2e.helpers import quietly
 
 HIJACK = ["attack", "context-hijack", "--workers", "1", "-q"]
 STRATEGIES = ("preserving", "agnostic", "multi-turn")
@@ -45,9 +46,7 @@ def store(tmp_path_factory):
 
     root = tmp_path_factory.mktemp("runs")
     for behind in BEHIND.values():
-        with pytest.raises(SystemExit) as stop:
-            main([*HIJACK, *behind, "--profiles", "4", "--store", str(root)])
-        assert stop.value.code == 0
+        quietly(*HIJACK, *behind, "--profiles", "4", "--store", root)
     return root
 
 

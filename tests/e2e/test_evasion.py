@@ -7,13 +7,11 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-from jsonschema import Draft202012Validator
 
-from redteam.cli import main
 from redteam.core.errors import ConfigError
 from redteam.core.plan import read_plan
-from redteam.core.record import json_schema
 from redteam.core.stats import paired_difference
+from tests.e2e.helpers import quietly, records, run
 
 SIZE = {"eps": 0.15, "steps": 150, "check_every": 50, "val_rows": 60, "val_steps": 3, "examples": 150}
 QUICK = [
@@ -28,6 +26,7 @@ QUICK = [
 MODEL = """
 import torch
 from torch import nn
+from tests.e2e.helpers import quietly, records, run
 
 
 class Mine(nn.Module):
@@ -49,23 +48,6 @@ def short():
 """
 
 
-def run(capsys, *words, code=0):
-    """(stdout, stderr) of a command, after checking its exit code."""
-    with pytest.raises(SystemExit) as stop:
-        main(list(map(str, words)))
-    out, err = capsys.readouterr()
-    assert stop.value.code == code, err + out
-    assert "Traceback" not in err
-    return out, err
-
-
-def records(store):
-    found = [json.loads(p.read_text()) for p in sorted(store.glob("*/record.json"))]
-    for record in found:
-        Draft202012Validator(json_schema()).validate(record)
-    return found
-
-
 def outcomes(store, record):
     place = next(e for e in record["evidence"] if "outcomes" in e["path"])
     return pd.read_parquet(store / record["id"] / place["path"])
@@ -76,9 +58,7 @@ def trained(tmp_path_factory):
     """PGD with its controls on ERM and on adversarial training, on scikit-learn's digits."""
     store = tmp_path_factory.mktemp("store")
     for extra in ([], ["--defense", "at-source"]):
-        with pytest.raises(SystemExit) as stop:
-            main(["attack", "pgd", *QUICK, "--curve", "0.05,1.0", "--store", str(store), *extra])
-        assert stop.value.code == 0
+        quietly("attack", "pgd", *QUICK, "--curve", "0.05,1.0", "--store", store, *extra)
     return store
 
 
@@ -183,20 +163,8 @@ def evaluated(capsys, store, *words):
     """The lines of `compare --table` after `evaluate` of a defence, and the names of attacks and controls."""
     from redteam.core import registry
 
-    run(
-        capsys,
-        "evaluate",
-        *words,
-        "--preset",
-        "smoke",
-        "--seeds",
-        "1",
-        "--workers",
-        "1",
-        "--quiet",
-        "--store",
-        store,
-    )
+    once = ["--preset", "smoke", "--seeds", "1", "--workers", "1", "--quiet", "--store", store]
+    run(capsys, "evaluate", *words, *once)
     out, _ = run(capsys, "compare", "--table", "--store", store, "--json")
     known = {n for n in registry.names("attack") if registry.get("attack", n).threat.kind == "evasion"}
     controls = {n for n in known if registry.get("attack", n).role == "control"}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 
 import numpy as np
@@ -11,7 +9,6 @@ import pandas as pd
 import pytest
 from jsonschema import Draft202012Validator
 
-from redteam.cli import main
 from redteam.core import registry
 from redteam.core.device import Device
 from redteam.core.plan import Request, plan
@@ -25,6 +22,7 @@ from redteam.data.toys import stripes_dataset
 from redteam.learn.nouns import TrainingSet
 from redteam.threats.poisoning.target import ImageTrainable
 from tests.conftest import small_config
+from tests.e2e.helpers import metrics, quietly, records, run
 
 TRIMMED = [
     "--dataset", "digits", "--preset", "smoke", "--workers", "1", "-o", "target.model=mlp", "-o", "target.epochs=1",
@@ -33,49 +31,9 @@ TRIMMED = [
 ONE = ["--dataset", "digits", "--preset", "smoke", "--model", "mlp", "--victim-epochs", "3", "--workers", "1",
        "--controls", "none"]  # fmt: skip
 ATTACKS = {
-    "badnets",
-    "badnets-adaptive",
-    "flip",
-    "flip-adaptive",
-    "inner-product-flips",
-    "no-attack",
-    "random-flips",
-}
+    "badnets", "badnets-adaptive", "flip", "flip-adaptive", "inner-product-flips", "no-attack", "random-flips",
+}  # fmt: skip
 ADAPTIVE = {"badnets-adaptive", "flip-adaptive"}
-
-
-def run(capsys, *words, code=0):
-    """(stdout, stderr) of a command, after checking its exit code."""
-    with pytest.raises(SystemExit) as stop:
-        main(list(words))
-    out, err = capsys.readouterr()
-    assert stop.value.code == code, err + out
-    assert "Traceback" not in err
-    return out, err
-
-
-def quietly(*words):
-    """What a command that succeeds prints on a wide terminal."""
-    out, err = io.StringIO(), io.StringIO()
-    with (
-        pytest.MonkeyPatch.context() as wide,
-        contextlib.redirect_stdout(out),
-        contextlib.redirect_stderr(err),
-        pytest.raises(SystemExit) as stop,
-    ):
-        wide.setenv("COLUMNS", "200")
-        main(list(words))
-    assert stop.value.code == 0, err.getvalue()
-    return out.getvalue()
-
-
-def records(store):
-    return [json.loads(p.read_text()) for p in sorted(store.glob("*/record.json"))]
-
-
-def metrics(record):
-    """Ungrouped metrics by name."""
-    return {m["name"]: m for m in record["metrics"] if m["group"] is None}
 
 
 def defence(record):

@@ -11,32 +11,17 @@ from jsonschema import Draft202012Validator
 from redteam.core.artifacts import load
 from redteam.core.ledger import Ledger
 from redteam.core.record import json_schema, parse
-from tests.e2e.test_cli import run
+from tests.e2e.helpers import quietly, run
 
-GCQ = [
-    "attack",
-    "gcq",
-    "--dataset",
-    "random-words",
-    "--strings",
-    "3",
-    "--target-tokens",
-    "6",
-    "--workers",
-    "1",
-    "-q",
-]
+GCQ = ["attack", "gcq", "--dataset", "random-words", "--strings", "3", "--target-tokens", "6", "--workers", "1",
+       "-q"]  # fmt: skip
 SMALL = [*GCQ, "--max-queries", "48", "--length", "12"]
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    from redteam.cli import main
-
     root = tmp_path_factory.mktemp("runs")
-    with pytest.raises(SystemExit) as stop:
-        main([*SMALL, "--store", str(root)])
-    assert stop.value.code == 0
+    quietly(*SMALL, "--store", root)
     return root
 
 

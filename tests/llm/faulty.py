@@ -20,6 +20,8 @@ from typing import Any
 
 import numpy as np
 
+from tests.conftest import context
+
 END = 256
 END_TEXT = "<|end|>"
 CORPUS = (
@@ -323,9 +325,6 @@ def connect(
     **surroundings: Any,
 ) -> Any:
     """An endpoint on the server as `open_endpoint` builds it, with time that passes when somebody sleeps."""
-    from redteam.core.context import Context
-    from redteam.core.device import Device
-    from redteam.core.seeding import SeedPath
     from redteam.llm.endpoint import Endpoint
     from redteam.llm.exchange import Exchange, Server
     from redteam.llm.options import ModelOptions
@@ -339,7 +338,7 @@ def connect(
         now[0] += seconds
         time.sleep(0.001)
 
-    ctx = Context(Device("cpu"), SeedPath(0), **surroundings)
+    ctx = context(**surroundings)
     wire = Wire(server.url, key or server.toy.manners.key, timeout_s=timeout_s)
     tokens = open_tokenizer("server", "toy", template, system, wire.fetch) if tokenizer else None
     who = Server(

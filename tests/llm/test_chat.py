@@ -11,10 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from redteam.core.context import Context, Limits
-from redteam.core.device import Device
 from redteam.core.errors import CapabilityError, ConfigError, DataError, LimitReachedError
 from redteam.core.ledger import Ledger
-from redteam.core.seeding import SeedPath
 from redteam.llm.chat import Flattened, flatten, open_chat, problem, with_system
 from redteam.llm.chat_plan import plan_runs
 from redteam.llm.chat_tiny import turns
@@ -32,7 +30,8 @@ from redteam.llm.messages import ChatModel, Message, Said, Tool, ToolCall
 from redteam.llm.options import ModelOptions
 from redteam.llm.prefix import shared_length
 from redteam.llm.tiny import ASSISTANT, BYTES, END, SYSTEM, USER, frame
-from tests.llm.toy import ToyModel
+from tests.conftest import context
+from tests.llm.toy import ToyModel, assistant, system, user
 
 ASK = Tool(
     name="ask_user",
@@ -40,22 +39,6 @@ ASK = Tool(
     parameters={"type": "object", "properties": {"field": {"type": "string"}}},
 )
 CALL = ToolCall(id="call_0", name="ask_user", arguments='{"field": "date"}')
-
-
-def system(text: str) -> Message:
-    return Message(role="system", content=text)
-
-
-def user(text: str) -> Message:
-    return Message(role="user", content=text)
-
-
-def assistant(text: str, *calls: ToolCall) -> Message:
-    return Message(role="assistant", content=text, calls=calls)
-
-
-def context(**surroundings: object) -> Context:
-    return Context(Device("cpu"), SeedPath(0), **surroundings)  # type: ignore[arg-type]
 
 
 def tiny(template: str = "chat", ctx: Context | None = None, **options: object) -> ChatModel:

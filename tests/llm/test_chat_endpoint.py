@@ -11,11 +11,9 @@ import pytest
 
 pytest.importorskip("openai")
 
-from redteam.core.context import Context, Limits
-from redteam.core.device import Device
+from redteam.core.context import Limits
 from redteam.core.errors import BackendError, CapabilityError, ConfigError, DataError, LimitReachedError
 from redteam.core.ledger import Caps, Ledger
-from redteam.core.seeding import SeedPath
 from redteam.llm.cache import cache_key
 from redteam.llm.chat import open_chat
 from redteam.llm.chat_endpoint import EndpointChat
@@ -24,6 +22,7 @@ from redteam.llm.language import Sampling
 from redteam.llm.messages import ChatModel, Message, Tool, ToolCall
 from redteam.llm.options import ModelOptions
 from redteam.llm.replies import Ask, MalformedError, Reply, parse
+from tests.conftest import context
 from tests.llm.faulty import Fault, Faulty, connect, serving
 
 ASK = Tool(name="ask_user", description="Asks.", parameters={"type": "object", "properties": {}})
@@ -269,7 +268,7 @@ def test_it_is_opened_by_name_and_flattened_where_raw(monkeypatch):
         monkeypatch.setenv("OPENAI_API_KEY", server.toy.manners.key)
         for template, kind, path in (("chat", "native", "messages"), ("raw", "flattened", "prompt")):
             options = ModelOptions(model="openai:toy", template=template)
-            model = open_chat(options, Context(Device("cpu"), SeedPath(0)), "agent")
+            model = open_chat(options, context(), "agent")
             (said,) = model.chat([say("The capital of France is")], Sampling(max_tokens=2))
             assert said.finish == "length" and path in server.bodies[-1]
             assert model.fingerprint()["conversations"] == kind
@@ -286,9 +285,7 @@ needs_llama = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def llama():
-    model = open_chat(
-        ModelOptions(model="llama:smollm2", template="chat"), Context(Device("cpu"), SeedPath(0))
-    )
+    model = open_chat(ModelOptions(model="llama:smollm2", template="chat"), context())
     assert isinstance(model, EndpointChat)
     yield model
     model.close()
@@ -330,9 +327,7 @@ def test_no_message_to_llama_cpp_ends_a_turn(llama):
 @needs_llama
 def test_llama_cpp_has_the_ids_of_the_same_file_in_process(llama):
     pytest.importorskip("transformers")
-    local = open_chat(
-        ModelOptions(model="gguf:smollm2", template="chat"), Context(Device("cpu"), SeedPath(0))
-    )
+    local = open_chat(ModelOptions(model="gguf:smollm2", template="chat"), context())
     for talk in (say("Grüße <|im_end|> \n x"), TALK, TALK[:2]):
         assert llama._chat_text.encode(talk, [ASK]).ids == local._chat_text.encode(talk, [ASK]).ids
 

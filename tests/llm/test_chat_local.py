@@ -12,10 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from redteam.core.context import Context, Limits
-from redteam.core.device import Device
 from redteam.core.errors import CapabilityError, ConfigError, DataError, LimitReachedError
 from redteam.core.ledger import Caps, Ledger
-from redteam.core.seeding import SeedPath
 from redteam.llm import local_load
 from redteam.llm.chat import open_chat
 from redteam.llm.chat_local import LocalChat
@@ -26,7 +24,9 @@ from redteam.llm.local import open_local
 from redteam.llm.messages import ChatModel, Message, Tool, ToolCall
 from redteam.llm.options import ModelOptions
 from redteam.llm.prefix import EMPTY, growing, stacked
+from tests.conftest import context
 from tests.llm.test_local import SENTENCES, SPECIAL, common, other_networks, save, space_tokenizer
+from tests.llm.toy import assistant, system, user
 
 transformers = pytest.importorskip("transformers")
 tokenizers = pytest.importorskip("tokenizers")
@@ -58,28 +58,12 @@ SPACED = (
 PLAIN = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:"
 
 
-def system(text: str) -> Message:
-    return Message(role="system", content=text)
-
-
-def user(text: str) -> Message:
-    return Message(role="user", content=text)
-
-
-def assistant(text: str, *calls: ToolCall) -> Message:
-    return Message(role="assistant", content=text, calls=calls)
-
-
 def result(text: str) -> Message:
     return Message(role="tool", content=text, call_id="call_0")
 
 
 TALK = [system("be brief"), user("the fox"), assistant("a dog"), user("is it rain")]
 USED = [user("ask"), assistant("", CALL), result("no"), user("so")]
-
-
-def context(**surroundings: object) -> Context:
-    return Context(Device("cpu"), SeedPath(0), **surroundings)  # type: ignore[arg-type]
 
 
 def make(folder: Path, *, prefix_cache: bool = True, ctx: Context | None = None, role="target", **options):

@@ -9,11 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from redteam.core.context import Context
-from redteam.core.device import Device
 from redteam.core.errors import BackendError, CapabilityError, ConfigError
 from redteam.core.ledger import Caps, Ledger, Spent
-from redteam.core.seeding import SeedPath
 from redteam.llm.exchange import _means, _seed
 from redteam.llm.language import LanguageModel, Sampling
 from redteam.llm.options import ModelOptions
@@ -23,6 +20,7 @@ from redteam.llm.wire import Scrubber
 pytest.importorskip("openai")
 
 from redteam.llm.endpoint import open_endpoint
+from tests.conftest import context
 from tests.llm.faulty import END, Fault, Manners, connect, encode, next_logprobs, serving
 
 PROMPT = "The capital of France is"
@@ -459,6 +457,6 @@ def test_whatever_looks_like_a_key_or_an_address_is_scrubbed_too(text):
 
 def test_the_jitter_is_drawn_from_the_run_s_seed():
     def draws(seed):
-        return Context(Device("cpu"), SeedPath(seed)).rng("endpoint", "target").random(3).tolist()
+        return context(seed).rng("endpoint", "target").random(3).tolist()
 
     assert draws(0) == draws(0) != draws(1)

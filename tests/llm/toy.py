@@ -1,4 +1,4 @@
-"""A language model with a known optimum, and a top-5 API round any model, for tests of searches and losses."""
+"""A language model with a known optimum, a top-5 API round any model, and messages, for tests of language models."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from redteam.core.errors import CapabilityError
 from redteam.llm.language import Capabilities, Completion, NextToken, Sampling, Scores
+from redteam.llm.messages import Message, ToolCall
 
 LETTERS = np.arange(97, 123)
 
@@ -128,3 +129,15 @@ class TopKAPI:
 
     def capabilities(self) -> Capabilities:
         return Capabilities(top_k=self.k, bias_steers=True, bias_moves=self.moves, tokenizer=True)
+
+
+def system(text: str) -> Message:
+    return Message(role="system", content=text)
+
+
+def user(text: str) -> Message:
+    return Message(role="user", content=text)
+
+
+def assistant(text: str, *calls: ToolCall) -> Message:
+    return Message(role="assistant", content=text, calls=calls)

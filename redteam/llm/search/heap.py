@@ -7,9 +7,16 @@ Source: Atkinson, Sack, Santoro, Strothotte, Min-Max Heaps and Generalized Prior
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
-T = TypeVar("T")
+
+class Ordered(Protocol):
+    """What compares with `<`."""
+
+    def __lt__(self, other: Any, /) -> bool: ...
+
+
+T = TypeVar("T", bound=Ordered)
 
 
 def _on_min_level(index: int) -> bool:

@@ -215,7 +215,7 @@ def from_bias_search(model: LanguageModel, workers: int = 1) -> Provider:
     return _token_by_token(ask, workers)
 
 
-_BUILDERS: dict[str, Callable[[LanguageModel, int], Provider]] = {
+_BUILDERS: dict[LossName, Callable[[LanguageModel, int], Provider]] = {
     "prompt-logprobs": lambda model, workers: from_prompt_logprobs(model),
     "topk-bias": from_topk_bias,
     "topk": from_topk,
@@ -223,7 +223,7 @@ _BUILDERS: dict[str, Callable[[LanguageModel, int], Provider]] = {
 }
 
 
-def _usable(model: LanguageModel) -> dict[str, bool]:
+def _usable(model: LanguageModel) -> dict[LossName, bool]:
     can = model.capabilities()
     return {
         "prompt-logprobs": can.prompt_logprobs,
@@ -241,7 +241,7 @@ def open_provider(name: LossName, model: LanguageModel, workers: int = 1) -> tup
     """
     usable = _usable(model)
     if name == "auto":
-        name = next((n for n, fine in usable.items() if fine), "auto")  # type: ignore[assignment]
+        name = next((n for n, fine in usable.items() if fine), name)
     if not usable.get(name) and not (name == "topk" and model.capabilities().top_k):
         reasons = "; ".join(f"{k}: {v}" for k, v in model.capabilities().reasons.items())
         others = ", ".join(n for n, fine in usable.items() if fine) or "none"

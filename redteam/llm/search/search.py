@@ -51,7 +51,7 @@ class Objective(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
-    """How one search goes. See the knobs of `attacks.strings._attack.StringSearch` for each."""
+    """How one search goes. What each means is said at the knobs of the attacks that search."""
 
     max_queries: int
     max_tokens: int | None = None
@@ -96,7 +96,7 @@ class Search:
         first = initial(self.ctx.rng("initial"))
         now = self.objective.spent()
         # What a step that was never saved has spent is spent: it counts from the ledger of that moment on.
-        before = tuple(state.booked) if saved and not state.done else now
+        before = state.booked if saved and not state.done else now
         start = (state.requests, state.tokens, state.usd)
         last = time.monotonic()
         while not state.done:
@@ -181,7 +181,7 @@ class Search:
 
     def _unseen(self, state: State, drawn: Iterator[Ids], wanted: int) -> list[Ids]:
         """The first `wanted` that were not asked before; fewer where a small neighbourhood has no more."""
-        known, out = set(state.seen), []
+        known, out = set(state.seen), list[Ids]()
         for ids in islice(drawn, 20 * wanted):
             if len(out) == wanted:
                 break

@@ -68,7 +68,7 @@ class State:
         state = {
             "rng": self.rng.bit_generator.state, "buffer": entries, "best": self.best and _pack_entry(self.best),
             "scanned": self.scanned and _pack_entry(self.scanned), "expanded": sorted(self.expanded),
-            "found": self.found, "found_at": self.found_at,
+            "found": self.found, "found_at": self.found_at, "booked": self.booked,
             **{name: getattr(self, name) for name in _PLAIN},
         }  # fmt: skip
         width = max(map(len, self.seen), default=0)
@@ -90,12 +90,13 @@ class State:
             scanned=_unpack_entry(state["scanned"]) if state["scanned"] else None,
             expanded=set(state["expanded"]), best=_unpack_entry(state["best"]) if state["best"] else None,
             found=tuple(state["found"]) if state["found"] is not None else None,
-            found_at=(queries, tokens, usd), trace=trace, **{name: state[name] for name in _PLAIN},
+            found_at=(queries, tokens, usd), booked=tuple(state["booked"]), trace=trace,
+            **{name: state[name] for name in _PLAIN},
         )  # fmt: skip
 
 
 _PLAIN = (
-    "queries", "proxy_queries", "tokens", "usd", "requests", "last", "cut", "unsent", "silent", "idle", "booked",
+    "queries", "proxy_queries", "tokens", "usd", "requests", "last", "cut", "unsent", "silent", "idle",
     "found_loss", "finish", "done",
 )  # fmt: skip
 

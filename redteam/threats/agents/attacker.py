@@ -1,6 +1,6 @@
 """What a model is told that plays the third party, and what is made of its answers.
 
-It stands in the core so that the embedded rule-following model knows the wording, as it knows the agent's.
+It stands with the threat so that the embedded rule-following model knows the wording, as it knows the agent's.
 """
 
 from __future__ import annotations

@@ -23,14 +23,12 @@ from attacks.poisoning._malicious import MaliciousClients, choose
 from attacks.poisoning.flip import federated as federated_flip
 from redteam.core.artifacts import load
 from redteam.core.config import build, to_json
-from redteam.core.context import Context
-from redteam.core.device import Device
 from redteam.core.errors import ConfigError, RedteamError, UnknownNameError
-from redteam.core.seeding import SeedPath
 from redteam.data.toys import stripes_dataset
 from redteam.threats.poisoning.federation.config import FederationConfig
 from redteam.threats.poisoning.federation.scorer import enforce_fit, enforce_threat
 from redteam.threats.poisoning.federation.target import make
+from tests.conftest import context
 
 MODULES = {
     m.SPEC.name: m
@@ -49,7 +47,7 @@ NAMES = [f"{name}{'-' if v else ''}{'-'.join(map(str, v.values()))}" for name, v
 @cache
 def federation(**changes):
     """40 clients with 12 of 240 images each: four of each class."""
-    dataset, ctx = stripes_dataset(), Context(Device("cpu"), SeedPath(0))
+    dataset, ctx = stripes_dataset(), context()
     settings = {"clients": CLIENTS, "per_round": 10, "images": HELD, "rounds": 2, **changes}
     return make(dataset, FederationConfig(**settings), ctx)
 
@@ -59,7 +57,7 @@ def attack(name, seed=0, target=None, **values):
     target, spec = target or federation(), MODULES[name].SPEC
     config = build(spec.config, {"fraction": 0.3, **SMALL.get(name, {}), **values})
     config = spec.resolve(config, target)
-    return spec.run(target, config, Context(Device("cpu"), SeedPath(seed))), config
+    return spec.run(target, config, context(seed)), config
 
 
 def truth(a, target=None):
@@ -139,7 +137,7 @@ def test_clients_of_a_smaller_budget_are_among_those_of_a_larger():
 def test_choose_takes_the_share_it_was_told(seed, clients, held, source, shares):
     labels = np.random.default_rng(seed).integers(0, 5, (clients, held))
     config = MaliciousClients(source=source, target_class=4)
-    ctx = Context(Device("cpu"), SeedPath(seed))
+    ctx = context(seed)
     chosen = choose(labels, np.arange(clients), config, shares[:clients], ctx)
     wanted = labels != 4 if source < 0 else labels == source
     assert not (chosen & ~wanted).any()
@@ -243,7 +241,7 @@ def test_flip_needs_an_image_of_the_source_class():
     labels = np.where(target.train.labels == 2, 1, target.train.labels)
     other = replace(target, train=replace(target.train, labels=labels))
     with pytest.raises(RedteamError, match="none of the source class"):
-        federated_flip.pooled(other, np.arange(3), config, Context(Device("cpu"), SeedPath(0)))
+        federated_flip.pooled(other, np.arange(3), config, context())
     with pytest.raises(UnknownNameError, match="surrogate"):
         attack("federated-flip", surrogate="resnet99")
 

@@ -12,12 +12,10 @@ from hypothesis import strategies as st
 
 from attacks.strings._search import Setting, StringSearch, best_of, run_search, search_one
 from redteam.core.errors import ConfigError, DriftError, LimitReachedError
-from redteam.core.seeding import SeedPath
 from redteam.llm.language import Goal, Scores
-from redteam.llm.search import moves
 from redteam.llm.search.losses import open_provider
-from redteam.llm.search.search import Rules, Search
 from redteam.llm.search.state import State
+from tests.conftest import context
 from tests.llm.toy import TopKAPI, ToyModel
 
 GOALS = [Goal(w, w, tuple(map(ord, w))) for w in ("frog", "lamp", "tree", "wind", "salt", "moon")]
@@ -87,8 +85,8 @@ def test_confirmations_count_as_queries(ctx):
 
 @settings(max_examples=8)
 @given(seed=st.integers(0, 10_000), stop=st.integers(1, 7))
-def test_a_search_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path_factory, ctx_factory, seed, stop):
-    ctx = replace(ctx_factory(), seeds=SeedPath(seed))
+def test_a_search_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path_factory, seed, stop):
+    ctx = context(seed)
     whole, _ = search_one(setting(ctx, max_queries=100), 0, GOALS[:1], "buffer")
     folder = tmp_path_factory.mktemp("run")
     calls = iter(range(10_000))
@@ -104,14 +102,6 @@ def test_a_search_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path_factor
         search_one(setting(there, Stopping(), max_queries=100), 0, GOALS[:1], "buffer")
     again, _ = search_one(setting(there, max_queries=100), 0, GOALS[:1], "buffer")
     assert plain(again) == plain(whole)
-
-
-@pytest.fixture(scope="module")
-def ctx_factory():
-    from redteam.core.context import Context
-    from redteam.core.device import Device
-
-    return lambda: Context(Device("cpu"), SeedPath(0))
 
 
 @pytest.fixture(autouse=True)
@@ -130,21 +120,6 @@ def test_resuming_with_another_config_is_refused(ctx, tmp_path):
     other = setting(there, ToyModel(sharp=5.0), max_queries=20)
     with pytest.raises(DriftError, match=r"target.sharp: was 6.0, is 5.0.*--force"):
         search_one(other, 0, GOALS[:1], "buffer")
-
-
-@given(
-    st.lists(st.tuples(st.integers(0, 40), st.integers(0, 25)), min_size=1, max_size=30), st.integers(1, 6)
-)
-def test_the_buffer_keeps_the_best_and_never_a_lower_bound(steps, size):
-    state = State(np.random.default_rng(0))
-    search = Search(None, Rules(max_queries=100, buffer=size), None, None, None, None, "t")  # type: ignore[arg-type]
-    from redteam.llm.search.losses import Loss
-    from redteam.llm.search.state import Entry
-
-    for serial, (value, token) in enumerate(steps):
-        search._admit(state, Entry(0, float(value), serial, (token,), Loss(float(value), "exact", False)))
-    kept = sorted(e.value for e in state.buffer)
-    assert kept == sorted(float(v) for v, _ in steps)[:size]
 
 
 def test_cut_candidates_never_enter_the_buffer_nor_the_trace(ctx):
@@ -183,58 +158,9 @@ def test_a_universal_string_is_averaged_over_its_goals(ctx):
     assert state.queries <= 100 and state.queries % 2 == 0 and state.found is None
 
 
-class Merging(ToyModel):
-    """Reads `ab` as one token, so that ids with an `a` before a `b` cannot be sent."""
-
-    def tokenize(self, text):
-        out = []
-        for char in text:
-            if out and char == "b" and out[-1] == ord("a"):
-                out[-1] = 200
-            else:
-                out.append(ord(char))
-        return out
-
-    def detokenize(self, ids):
-        return "".join("ab" if i == 200 else chr(i) for i in ids)
-
-
-@given(st.integers(0, 1000))
-def test_only_strings_that_survive_decoding_and_encoding_are_drawn(seed):
-    model, rng = Merging(), np.random.default_rng(seed)
-    start = moves.random_string(model, "", 8, rng)
-    drawn = [next(moves.neighbours(model, "", start, rng)) for _ in range(20)]
-    for place, ids in drawn:
-        assert tuple(model.tokenize(model.detokenize(ids))) == ids
-        assert sum(a != b for a, b in zip(ids, start, strict=True)) == 1 and ids[place] != start[place]
-
-
-def test_the_boundary_to_the_request_is_checked_too():
-    model = Merging()
-    assert moves.sendable(model, "", (98, 99)) == "bc"
-    assert moves.sendable(model, "xa", (98, 99)) is None  # read as x, ab, c
-
-
-def test_repeated_target_is_cut_on_the_left():
-    model = ToyModel()
-    assert model.detokenize(moves.repeated(model, "", tuple(map(ord, "salt")), 10)) == "ltsaltsalt"
-    assert model.detokenize(moves.repeated(model, "", tuple(map(ord, "salt")), 3)) == "alt"
-
-
 def test_a_universal_string_needs_a_request_that_names_its_targets():
     with pytest.raises(ConfigError, match=r"--request 'Say \{target\} '"):
         StringSearch(universal=True)
-
-
-def test_a_floor_never_stands_before_a_loss(ctx):
-    from redteam.llm.search.losses import Loss
-    from redteam.llm.search.state import Entry
-
-    search = Search(None, Rules(max_queries=9, buffer=1), None, None, None, None, "t")  # type: ignore[arg-type]
-    state = State(np.random.default_rng(0))
-    search._admit(state, Entry(0, 12.0, 0, (1,), Loss(12.0, "exact", False)))
-    search._admit(state, Entry(1, 9.0, 1, (2,), Loss(9.0, "floor", False)))
-    assert state.buffer.min().ids == (1,)
 
 
 class Filter(ToyModel):

@@ -12,8 +12,6 @@ from hypothesis import strategies as st
 from defenses.agents.airgap import DENIED, AirGap, AirGapConfig, User, minimiser_of, run
 from defenses.agents.privacy_prompt import Directed
 from redteam.core import registry
-from redteam.core.context import Context
-from redteam.core.device import Device
 from redteam.core.errors import ConfigError
 from redteam.core.seeding import SeedPath
 from redteam.llm.language import Sampling
@@ -22,9 +20,10 @@ from redteam.threats.agents.conversational import DATA, UNLISTED, Conversational
 from redteam.threats.agents.minimisers import HEAD, ModelMinimiser, RandomMinimiser, RuleMinimiser
 from redteam.threats.agents.nouns import Agent, Dialogue, Minimising, RuleTable, Turn, minimising
 from redteam.threats.agents.target import AgentConfig, AgentTarget
+from tests.conftest import context
 from tests.threats.agents.toys import RULES, Recorder, dialogue, world
 
-CTX = Context(Device("cpu"), SeedPath(0))
+CTX = context()
 WORDS = {f.name: f.words for f in world().fields}
 
 

@@ -19,7 +19,7 @@ from redteam.learn.perturb import ce, kl, lengths
 from redteam.threats.evasion.adapt.config import DomainConfig
 from redteam.threats.evasion.adapt.divergence import coral, mmd
 from redteam.threats.evasion.target import SPEC
-from tests.defenses.poisoning.updates import ELEVEN, EVERY, MODULES, algorithm, make_step, update
+from tests.defenses.evasion.updates import ELEVEN, EVERY, MODULES, algorithm, make_step, update
 
 WITH_INNER = [case for case in EVERY if case[0] != "dann"]
 

@@ -16,7 +16,7 @@ from torch import nn
 
 from redteam.threats.evasion.adapt.networks import Classifier, Networks, critic
 from tests.bench.test_dart_step import released_critic, released_inner, released_outer
-from tests.defenses.poisoning.updates import CLASSES, FEATURES, algorithm, make_step, update
+from tests.defenses.evasion.updates import CLASSES, FEATURES, algorithm, make_step, update
 
 COUNTS: Counter[str] = Counter()
 

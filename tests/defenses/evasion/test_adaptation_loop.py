@@ -9,24 +9,18 @@ import pytest
 import torch
 
 from redteam.core.config import build
-from redteam.core.context import Context
-from redteam.core.device import Device
 from redteam.core.errors import ConfigError
-from redteam.core.seeding import SeedPath
 from redteam.threats.evasion.adapt.config import DomainConfig
 from redteam.threats.evasion.target import DomainTarget
 from redteam.threats.evasion.tiny import pair, single
+from tests.conftest import context
 from tests.defenses.evasion.test_adaptation import name_of
-from tests.defenses.poisoning.updates import EVERY, MODULES
+from tests.defenses.evasion.updates import EVERY, MODULES
 
 TINY = DomainConfig(
     model="digit-cnn-small", size=0, rows=0, steps=2, batch_size=12, check_every=1, val_rows=20, val_steps=2,
     inner_steps=2, critic_width=8, victims=2,
 )  # fmt: skip
-
-
-def context() -> Context:
-    return Context(Device("cpu"), SeedPath(0))
 
 
 def defended(name: str, values: dict, data, config: DomainConfig = TINY) -> DomainTarget:

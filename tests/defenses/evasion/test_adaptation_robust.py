@@ -14,7 +14,7 @@ from redteam.learn.perturb import Ball, ce, pgd
 from redteam.threats.evasion.adapt.algorithm import Erm, Step
 from redteam.threats.evasion.adapt.networks import Networks
 from tests.defenses.evasion.test_adaptation import name_of
-from tests.defenses.poisoning.updates import EVERY, SHAPE, algorithm, draws, networks, update
+from tests.defenses.evasion.updates import EVERY, SHAPE, algorithm, draws, networks, update
 
 BALL = Ball("Linf", 0.12)
 

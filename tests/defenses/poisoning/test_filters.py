@@ -27,8 +27,6 @@ from redteam.learn.nouns import TrainingSet
 from redteam.threats.poisoning.target import ImageTrainable
 from tests.conftest import small_config
 
-RNG = np.random.default_rng(0)
-
 
 def blobs(n=120, d=8, classes=3, wrong=6, seed=0):
     """Well separated classes, the first `wrong` rows of class 0 labelled 1."""

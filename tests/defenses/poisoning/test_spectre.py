@@ -25,13 +25,11 @@ from defenses.poisoning._spectre import (
     que_weight,
     spectre,
 )
-from redteam.core.context import Context
-from redteam.core.device import Device
 from redteam.core.errors import ConfigError, DataError, InputError, RedteamError
-from redteam.core.seeding import SeedPath
 from redteam.data.toys import stripes_dataset
 from redteam.learn.nouns import TrainingSet
 from redteam.threats.poisoning.federation.nouns import Round, Setting
+from tests.conftest import context
 from tests.defenses.poisoning.spikes import elementwise_scores, frobenius_scores, planted, recall, whitened
 
 CLOSE = {"rtol": 1e-6, "atol": 1e-8}
@@ -314,7 +312,7 @@ def config(**changes):
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory):
     """A context that keeps finished trainings, so that the same backbone is trained once for the module."""
-    return Context(Device("cpu"), SeedPath(0), stage_dir=tmp_path_factory.mktemp("stages"))
+    return context(stage_dir=tmp_path_factory.mktemp("stages"))
 
 
 def test_whole_defence_finds_patches_and_leaves_them_out(target, stored):

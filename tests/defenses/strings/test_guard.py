@@ -12,18 +12,17 @@ from hypothesis import strategies as st
 from defenses.strings import moderation, paraphrase, perplexity_filter, retokenization, smoothing
 from defenses.strings._guard import REFUSAL, Blocked, FilterGuard, Guard, Judgement, Memo, gated, helper_model
 from redteam.core.context import Context
-from redteam.core.device import Device
 from redteam.core.errors import CapabilityError, ConfigError
 from redteam.core.hashing import canonical_json
-from redteam.core.seeding import SeedPath
 from redteam.core.types import Spec
 from redteam.llm.language import LanguageModel, PromptFilter, Sampling
 from redteam.llm.options import ModelOptions
-from tests.defenses.poisoning.fakes import KNOWN, FakeClassifier, FakeModel, replace_module
+from tests.conftest import context
+from tests.defenses.strings.fakes import KNOWN, FakeClassifier, FakeModel, replace_module
 
 MODULES = {m.SPEC.name: m for m in (moderation, paraphrase, perplexity_filter, retokenization, smoothing)}
 SPECS = {name: module.SPEC for name, module in MODULES.items()}
-CTX = Context(Device("cpu"), SeedPath(0))
+CTX = context()
 
 
 @pytest.fixture
@@ -100,7 +99,7 @@ def test_the_seed_of_a_random_defence_is_in_its_fingerprint_and_moves_its_draws(
     seen = []
     for seed in (0, 1):
         target = FakeModel()
-        guard = defend(name, target, Context(Device("cpu"), SeedPath(seed)))
+        guard = defend(name, target, context(seed))
         guard.generate([prompt], Sampling())
         seen.append((guard.fingerprint(), tuple(target.asked)))
     assert seen[0][0] != seen[1][0] and seen[0][1] != seen[1][1]

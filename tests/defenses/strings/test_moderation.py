@@ -11,7 +11,7 @@ from defenses.strings._guard import REFUSAL
 from defenses.strings.moderation import Config, run, suspicion
 from redteam.core.errors import ConfigError
 from redteam.llm.language import PromptFilter, Sampling, Verdict
-from tests.defenses.poisoning.fakes import FakeClassifier, FakeModel, replace_module
+from tests.defenses.strings.fakes import FakeClassifier, FakeModel, replace_module
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from defenses.strings.perplexity_filter import SPEC, Config, judge, run, threshold_for, windowed_nll
 from redteam.core.errors import BackendError, ConfigError
 from redteam.llm.language import Sampling
-from tests.defenses.poisoning.fakes import CONTROL, FakeModel, cost, replace_module
+from tests.defenses.strings.fakes import CONTROL, FakeModel, cost, replace_module
 
 TEXT = st.text(max_size=60)
 NLL = st.lists(st.floats(0, 20), min_size=1, max_size=40).map(np.array)

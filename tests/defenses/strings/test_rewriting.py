@@ -11,19 +11,13 @@ from hypothesis import strategies as st
 from defenses.strings import paraphrase, retokenization
 from defenses.strings.paraphrase import INSTRUCTION, SYNONYMS, plain, reword
 from defenses.strings.retokenization import boundaries, split
-from redteam.core.context import Context
-from redteam.core.device import Device
-from redteam.core.seeding import SeedPath
 from redteam.llm.language import Sampling
-from tests.defenses.poisoning.fakes import CONTROL, FakeModel, replace_module
+from tests.conftest import context
+from tests.defenses.strings.fakes import CONTROL, FakeModel, replace_module, rng
 
-CTX = Context(Device("cpu"), SeedPath(0))
+CTX = context()
 TEXT = st.text(max_size=60)
 PIECES = st.lists(st.text("abcé !", min_size=1, max_size=4), max_size=12)
-
-
-def rng(seed: int = 0):
-    return SeedPath(seed).numpy()
 
 
 class Pieces:
@@ -171,7 +165,7 @@ def test_a_rewriting_that_leaves_nothing_is_refused_without_a_query():
 def test_rules_are_the_same_for_the_same_prompt():
     prompt = "Tell a big story and show many small things, say the answer, repeat the word."
     runs = [paraphrase.run(FakeModel(), paraphrase.Config(), CTX).admit([prompt, "x"])[0] for _ in range(2)]
-    other = paraphrase.run(FakeModel(), paraphrase.Config(), Context(Device("cpu"), SeedPath(1)))
+    other = paraphrase.run(FakeModel(), paraphrase.Config(), context(1))
     assert runs[0] == runs[1] != other.admit([prompt])[0]
 
 

@@ -11,20 +11,14 @@ from hypothesis import strategies as st
 
 from defenses.strings._guard import REFUSAL, Blocked
 from defenses.strings.smoothing import ALPHABET, Config, mean_scores, perturb, perturbed_count, run, vote
-from redteam.core.context import Context
-from redteam.core.device import Device
 from redteam.core.errors import CapabilityError, ConfigError
-from redteam.core.seeding import SeedPath
 from redteam.llm.language import Completion, Sampling, Scores
-from tests.defenses.poisoning.fakes import FakeModel
+from tests.conftest import context
+from tests.defenses.strings.fakes import FakeModel, rng
 
 RATES = st.floats(0, 1)
 HOW = st.sampled_from(["swap", "insert", "patch"])
-CTX = Context(Device("cpu"), SeedPath(0))
-
-
-def rng(seed: int = 0) -> np.random.Generator:
-    return SeedPath(seed).numpy()
+CTX = context()
 
 
 def said(*texts: str) -> list[Completion]:
@@ -101,7 +95,7 @@ def test_copies_follow_from_seed_prompt_and_draw(prompt, index, how):
 def test_fresh_draws_for_another_index_another_prompt_another_seed_and_for_scores():
     prompt = "a prompt of some length, so that draws differ"
     guard = run(FakeModel(), Config(), CTX)
-    other = run(FakeModel(), Config(), Context(Device("cpu"), SeedPath(1)))
+    other = run(FakeModel(), Config(), context(1))
     draws = [guard.copies(prompt, d) for d in (0, 1, "score")] + [other.copies(prompt, 0)]
     assert len({tuple(d) for d in draws}) == 4 and len(set(draws[0])) == 10
     moved = [c.replace("é", "ü") for c in guard.copies("é" * 45, 0)]

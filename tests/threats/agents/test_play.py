@@ -8,17 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from redteam.core.context import Context
-from redteam.core.device import Device
 from redteam.core.errors import ConfigError, DataError, UnknownNameError
-from redteam.core.seeding import SeedPath
 from redteam.threats.agents.nouns import AgentReply, Question, Script, Session
 from redteam.threats.agents.play import COLUMNS, play
 from redteam.threats.agents.questions import plan_questions
 from redteam.threats.agents.target import AgentConfig, AgentTarget, configure
+from tests.conftest import context
 from tests.threats.agents.toys import RULES, world
 
-CTX = Context(Device("cpu"), SeedPath(0))
+CTX = context()
 
 
 class Echo:
@@ -86,10 +84,7 @@ def test_all_fields_are_asked_or_so_many_half_of_them_allowed():
 
 
 def test_no_seed_of_a_run_moves_the_questions():
-    targets = [
-        AgentTarget(world(), AgentConfig(profiles=2, fields=2), Context(Device("cpu"), SeedPath(s)))
-        for s in (0, 1)
-    ]
+    targets = [AgentTarget(world(), AgentConfig(profiles=2, fields=2), context(s)) for s in (0, 1)]
     assert targets[0].questions == targets[1].questions
 
 

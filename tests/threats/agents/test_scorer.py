@@ -8,12 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from redteam.core.context import Context
-from redteam.core.device import Device
 from redteam.core.errors import ArtifactError, BudgetExceededError
-from redteam.core.seeding import SeedPath
 from redteam.threats.agents.nouns import Script, Session, TrustedContext
 from redteam.threats.agents.scorer import LONGEST_MESSAGE, ScoreSettings, enforce, measure, paired, rescore
+from tests.conftest import context
 from tests.threats.agents.helpers import (
     MinimisingAgent,
     dataset,
@@ -29,10 +27,6 @@ DATA = dataset()
 ALL = questions(DATA)
 ACCESS = ("messages",)
 CONFIG = {"turns": 2}
-
-
-def context() -> Context:
-    return Context(device=Device("cpu"), seeds=SeedPath(0))
 
 
 def with_sessions(*sessions: Session):

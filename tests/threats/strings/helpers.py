@@ -9,17 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from redteam.core.context import Context
-from redteam.core.device import Device
 from redteam.core.errors import CapabilityError
 from redteam.core.hashing import digest_json
 from redteam.core.record import Cell, Cost, DefensePlugin, Metric, Plugin, Record, TaskInfo
-from redteam.core.seeding import SeedPath
 from redteam.core.store import Store
 from redteam.data.nouns import TextDataset
 from redteam.llm.language import Capabilities, Completion, NextToken, Sampling, Scores
 from redteam.threats.strings.artifact import Strings
 from redteam.threats.strings.scorer import ScoreSettings, measure
+from tests.conftest import context
 from tests.leaderboards.helpers import ENVIRONMENT
 
 TEXTS = (
@@ -130,10 +128,6 @@ def model(
         script[artifact.prompts[i]] = [f" {target} So." if hit else "No idea." for hit in exact[i]]
         script[artifact.initial[i]] = [target if i < len(initial) and initial[i] else "Hm."]
     return Scripted(script, **kw)
-
-
-def context() -> Context:
-    return Context(Device("cpu"), SeedPath(0))
 
 
 def cell(

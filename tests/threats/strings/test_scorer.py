@@ -17,7 +17,8 @@ from redteam.core.errors import ArtifactError, BudgetExceededError, ConfigError,
 from redteam.llm.language import LanguageModel
 from redteam.threats.strings.metrics import OUTCOME_COLUMNS
 from redteam.threats.strings.scorer import ScoreSettings, enforce, measure, rescore
-from tests.threats.strings.helpers import BENIGN, TEXTS, Scripted, context, dataset, model, strings
+from tests.conftest import context
+from tests.threats.strings.helpers import BENIGN, TEXTS, Scripted, dataset, model, strings
 
 WON = [[True] * 3, [True, True, False], [True, False, False], [False] * 3, [True] * 3, [False] * 3]
 SETTINGS = ScoreSettings()

@@ -10,8 +10,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from redteam.core.context import Context
-from redteam.core.device import Device
 from redteam.core.errors import ConfigError, TrainingError, UnknownNameError
 from redteam.core.seeding import SeedPath
 from redteam.data.nouns import ImageSet
@@ -23,15 +21,12 @@ from redteam.threats.evasion.adapt.select import Keeper
 from redteam.threats.evasion.domain import split
 from redteam.threats.evasion.target import DomainTarget, configure, resized
 from redteam.threats.evasion.tiny import bands, pair, single
+from tests.conftest import context
 
 TINY = DomainConfig(
     model="digit-cnn-small", size=0, rows=0, steps=12, batch_size=16, check_every=4, val_rows=20, val_steps=2,
     inner_steps=2, critic_width=16, lr=3e-3,
 )  # fmt: skip
-
-
-def context(root: int = 0) -> Context:
-    return Context(Device("cpu"), SeedPath(root))
 
 
 @dataclass(frozen=True)

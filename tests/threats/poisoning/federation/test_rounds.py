@@ -11,8 +11,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from redteam.core.context import Context
-from redteam.core.device import Device
 from redteam.core.errors import ArtifactError, ConfigError, LimitReachedError, RedteamError
 from redteam.core.seeding import SeedPath
 from redteam.data.toys import stripes_dataset
@@ -24,6 +22,7 @@ from redteam.threats.poisoning.federation.nouns import Federation, Round, aggreg
 from redteam.threats.poisoning.federation.rounds import sample
 from redteam.threats.poisoning.federation.target import make
 from redteam.threats.poisoning.filtering import Overridden
+from tests.conftest import context
 from tests.threats.poisoning.federation.helpers import clients, federation
 
 
@@ -32,7 +31,7 @@ def flat(snapshot) -> torch.Tensor:
 
 
 def one(target, malicious=None, ctx=None, seed=1):
-    (run,) = target.fit(malicious, [seed], ctx or Context(Device("cpu"), SeedPath(0)))
+    (run,) = target.fit(malicious, [seed], ctx or context())
     return run
 
 
@@ -203,7 +202,7 @@ def test_large_finite_updates_are_not_rejected():
 
 
 def test_no_malicious_client_is_an_honest_federation_and_shares_its_stage(tmp_path):
-    target, ctx = federation(), Context(Device("cpu"), SeedPath(0), stage_dir=tmp_path)
+    target, ctx = federation(), context(stage_dir=tmp_path)
     one(target, clients(target, []), ctx)
     one(target, None, ctx)
     assert ctx.costs.resumed == ["federation"]
@@ -373,7 +372,7 @@ def test_a_run_comes_back_from_its_stage(tmp_path):
 
     target = federation().behind("shadow", {"a": 1}, lambda setting: Shadow(change))
     bad = clients(target, [1, 4])
-    ctx = Context(Device("cpu"), SeedPath(0), stage_dir=tmp_path)
+    ctx = context(stage_dir=tmp_path)
     first, again = one(target, bad, ctx), one(target, bad, ctx)
     assert ctx.costs.resumed == ["federation"] and len(list(tmp_path.glob("federation-*.npz"))) == 1
     for a, b in zip(first.snapshots, again.snapshots, strict=True):
@@ -398,7 +397,7 @@ def test_what_decides_a_run_is_in_its_fingerprint(tmp_path):
 def test_a_run_stops_when_its_time_is_up():
     from redteam.core.context import Limits
 
-    ctx = Context(Device("cpu"), SeedPath(0), limits=Limits(wall_s=0.0))
+    ctx = context(limits=Limits(wall_s=0.0))
     with pytest.raises(LimitReachedError):
         one(federation(), None, ctx)
 

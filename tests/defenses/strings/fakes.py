@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from redteam.core.errors import CapabilityError
+from redteam.core.seeding import SeedPath
 from redteam.llm.language import Capabilities, Completion, Finish, NextToken, Sampling, Scores, Verdict
 from redteam.llm.options import ModelOptions
 
@@ -22,6 +23,10 @@ KNOWN = Capabilities(prompt_logprobs=True, top_k=5, bias_steers=True, tokenizer=
 def cost(char: str) -> float:
     """Nats a token: a space 0.5, a lower-case letter 1, a digit 4, anything else 8."""
     return 0.5 if char == " " else 1.0 if "a" <= char <= "z" else 4.0 if char.isdigit() else 8.0
+
+
+def rng(seed: int = 0) -> np.random.Generator:
+    return SeedPath(seed).numpy()
 
 
 @dataclass

@@ -21,12 +21,11 @@ from defenses.evasion import (
     trades_target,
 )
 from redteam.core.config import build
-from redteam.core.context import Context
-from redteam.core.device import Device
 from redteam.core.seeding import SeedPath
 from redteam.learn.perturb import Ball, Draw, Norm
 from redteam.threats.evasion.adapt.algorithm import Algorithm, Step
 from redteam.threats.evasion.adapt.networks import Classifier, Networks, critic
+from tests.conftest import context
 
 SHAPE, CLASSES, FEATURES = (2, 3, 3), 3, 4
 MODULES = {
@@ -57,7 +56,7 @@ def algorithm(name: str, **values: Any) -> Algorithm:
     """What the defence of that name trains by."""
     spec = MODULES[name].SPEC
     config = build(spec.config, values, base=spec.presets["default"].config)
-    return spec.run(Taken(), config, Context(Device("cpu"), SeedPath(0)))
+    return spec.run(Taken(), config, context())
 
 
 def network(seed: int) -> nn.Module:
