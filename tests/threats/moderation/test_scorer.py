@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from redteam.core.artifacts import load
 
+from redteam.core.artifacts import load
 from redteam.core.errors import ArtifactError, BudgetExceededError
 from redteam.data.nouns import TextDataset
 from redteam.llm.language import Verdict
