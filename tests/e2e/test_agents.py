@@ -20,11 +20,7 @@ from tests.e2e.helpers import quietly
 
 HIJACK = ["attack", "context-hijack", "--workers", "1", "-q"]
 STRATEGIES = ("preserving", "agnostic", "multi-turn")
-BEHIND = {
-    "nothing": [],
-    "model": ["--defense", "airgap"],
-    "rules": ["--defense", "airgap:minimiser=rules"],
-}
+BEHIND = {"nothing": [], "model": ["--defense", "airgap"], "rules": ["--defense", "airgap:minimiser=rules"]}
 
 
 @pytest.fixture
