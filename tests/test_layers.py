@@ -236,7 +236,9 @@ def test_no_pickle_no_global_seed_no_cuda_call_no_broad_except():
                 assert banned[node.func.attr] == where, f"{where}:{node.lineno} {node.func.attr}"
             if isinstance(node, ast.ExceptHandler):
                 broad = node.type is None or getattr(node.type, "id", "") in ("Exception", "BaseException")
-                assert not broad or where == "redteam/core/run.py", f"{where}:{node.lineno}"
+                # A cell's failure becomes a record; a user's file may raise anything while it is imported.
+                places = ("redteam/core/run.py", "redteam/core/pyfile.py")
+                assert not broad or where in places, f"{where}:{node.lineno}"
 
 
 def test_files_and_functions_stay_small():

@@ -5,7 +5,7 @@
     server.start(grid, initial_arrays=ArrayRecord(model.state_dict()), num_rounds=50)
 
 It is a `flwr.serverapp.strategy.FedAvg` of Flower's message API: it samples clients and evaluates as that does, and
-aggregates as `redteam.threats.poisoning.federation.nouns` says. Only floating-point arrays are trained; others stay
+aggregates as `aggregated` of the federation's nouns says. Only floating-point arrays are trained; others stay
 as they were first sent. A reply that has other arrays, other shapes or values that are not finite is rejected
 before any rule.
 
@@ -39,9 +39,10 @@ from redteam.core.types import ThreatModel
 
 if TYPE_CHECKING:
     from redteam.integrations.flower.server import RuledFedAvg
-    from redteam.threats.poisoning.federation.nouns import MakeRule
 
-NamedRule = Callable[..., Any] | str | tuple[str, Mapping[str, Any]]
+# A maker of a rule: see what the federation's threat offers.
+MakeRule = Callable[..., Any]
+NamedRule = MakeRule | str | tuple[str, Mapping[str, Any]]
 _THREAT = ThreatModel(kind="poisoning", target="federation", access=(), budget="", knowledge=(), goal="")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,9 +22,6 @@ from redteam.core.errors import CapabilityError
 from redteam.core.seeding import SeedPath
 from redteam.core.threat import of_target
 from redteam.integrations.flower.arrays import Layout
-
-if TYPE_CHECKING:
-    from redteam.threats.poisoning.federation.nouns import MakeRule, Round, Setting
 
 _ASKED = {
     "represent": "mean (a list of floats) and count",
@@ -136,7 +133,7 @@ class RuledFedAvg(FedAvg):  # type: ignore[misc]  # Flower asks for a subclass; 
     """
 
     def __init__(
-        self, rules: Sequence[MakeRule], setting: Setting, *, momentum: float, weighted: bool, seed: int,
+        self, rules: Sequence[Any], setting: Any, *, momentum: float, weighted: bool, seed: int,
         timeout: float, **fedavg: Any,
     ) -> None:  # fmt: skip
         super().__init__(**fedavg)
@@ -146,7 +143,7 @@ class RuledFedAvg(FedAvg):  # type: ignore[misc]  # Flower asks for a subclass; 
         self.velocity: torch.Tensor | None = None
         self.layout: Layout | None = None
         self.rows: list[dict[str, Any]] = []
-        self.last: Round | None = None
+        self.last: Any = None
         self._numbers: dict[int, int] = {}
         self._sent: tuple[Any, Any, Any] = (None, None, None)
 
@@ -182,7 +179,7 @@ class RuledFedAvg(FedAvg):  # type: ignore[misc]  # Flower asks for a subclass; 
         params = made.params + self.setting.server_lr * self.velocity
         return self.layout.record(params), MetricRecord(counts)
 
-    def _round(self, index: int, replies: Sequence[Any]) -> tuple[Round, torch.Tensor]:
+    def _round(self, index: int, replies: Sequence[Any]) -> tuple[Any, torch.Tensor]:
         """The round as the rules get it, and which replies were rejected (K,)."""
         assert self.layout is not None
         arrays, config, grid = self._sent
@@ -213,7 +210,7 @@ class RuledFedAvg(FedAvg):  # type: ignore[misc]  # Flower asks for a subclass; 
         claimed: Any = (_only(content.metric_records) or {}).get(self.weighted_by_key)
         return float(claimed) if isinstance(claimed, int | float) and 0 < claimed < float("inf") else 0.0
 
-    def _log(self, left: Round, replies: Sequence[Any], rejected: torch.Tensor) -> None:
+    def _log(self, left: Any, replies: Sequence[Any], rejected: torch.Tensor) -> None:
         total = float(left.weights.sum()) or 1.0
         scores = [float("nan")] * len(replies) if left.scores is None else left.scores.tolist()
         for row, reply in enumerate(replies):
