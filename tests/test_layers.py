@@ -60,7 +60,7 @@ def imports(path: Path, *, at_load: bool = False) -> frozenset[str]:
     """Modules of the suite that a file names.
 
     They count inside functions too, for types alone, and in strings that a lazy import reads, such as
-    "redteam.llm.gguf:open". at_load: only what importing the file imports.
+    "redteam.llm.gguf:open"; a name of two parts is a group of entry points. at_load: only what importing the file imports.
     """
     found: set[str] = set()
 
@@ -76,7 +76,7 @@ def imports(path: Path, *, at_load: bool = False) -> frozenset[str]:
                 assert not node.level, f"{path}:{node.lineno} a relative import hides its room"
                 inside = {f"{node.module}.{alias.name}" for alias in node.names} & modules().keys()
                 found.update(inside or {str(node.module)})
-            case ast.Constant(value=str(text)) if not at_load and "." in text:
+            case ast.Constant(value=str(text)) if not at_load and text.count(".") > 1:
                 found.add(text.partition(":")[0])
         for child in ast.iter_child_nodes(node):
             visit(child)
