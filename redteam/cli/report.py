@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +31,8 @@ def report(run: str, store: Path, out: Path | None, dataset: str | None, **param
 
     Of poison: triggered examples, success against budget beside the controls, where the flips fell. Of malicious
     clients of a federation: success and accuracy over the rounds and behind other defences, who was removed. Of
-    adversarial strings: success against queries, every string with its prompt and answer, what failed. Of
+    adversarial strings: success against queries, every string with its prompt and answer, what failed. Of suffixes
+    against moderation: evasion beside both controls, every text with its suffix and verdicts. Of
     agents: privacy against utility over defences and attacks, what was shared, and every conversation. Of evasion:
     accuracy against the radius, what each attack of an ensemble broke, which state was taken, perturbed images.
     """
@@ -39,30 +42,24 @@ def report(run: str, store: Path, out: Path | None, dataset: str | None, **param
     folder = Store(store).locate(run)
     record = read_record(folder / "record.json")
     siblings = [r for r in Store(folder.parent).records() if r.cell.task == record.cell.task]
-    if record.cell.threat == "strings":
-        from redteam.threats.strings.report import render_strings
-
-        page = render_strings(folder, siblings)
-    elif record.cell.threat == "agent-privacy":
-        from redteam.threats.agents.report import render_agents
-
-        page = render_agents(folder, siblings)
-    elif record.cell.threat == "evasion":
-        from redteam.threats.evasion.report import render_evasion
-
-        page = render_evasion(folder, siblings, _domains(record, dataset, params))
-    elif record.cell.task.target == "federation":
-        from redteam.threats.poisoning.federation.report import render_federation
-
-        images = _images(record, dataset, params)
-        page = render_federation(folder, siblings, images.classes if images else None)
-    else:
-        from redteam.threats.poisoning.report import render
-
-        page = render(folder, siblings, _images(record, dataset, params))
+    room, load = _page_of(record)
+    given = load(record, dataset, params) if load else None
+    page = importlib.import_module(f"redteam.threats.{room}.report").render(folder, siblings, given)
     path = out or folder / "report.html"
     write_text(path, page)
     click.echo(str(path))
+
+
+def _page_of(record: Record) -> tuple[str, Callable[..., Any] | None]:
+    """(the room whose page it is, what loads the data it shows)."""
+    if record.cell.task.target == "federation":
+        return "poisoning.federation", _images
+    return {
+        "strings": ("strings", None),
+        "moderation": ("moderation", None),
+        "agent-privacy": ("agents", None),
+        "evasion": ("evasion", _domains),
+    }.get(record.cell.threat, ("poisoning", _images))
 
 
 def _domains(record: Record, dataset: str | None, params: dict[str, Any]) -> DomainDataset | None:

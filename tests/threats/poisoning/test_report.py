@@ -16,10 +16,11 @@ from PIL import Image
 from redteam.core.errors import ArtifactError, DataError, RecordError
 from redteam.core.record import Record
 from redteam.data.nouns import ImageDataset
+from redteam.report.pictures import png_uri
 from redteam.report.words import bounds, fraction
 from redteam.threats.poisoning import triggers
 from redteam.threats.poisoning.report import render
-from redteam.threats.poisoning.report.pictures import AMPLIFIED, amplified, png_uri
+from redteam.threats.poisoning.report.pictures import AMPLIFIED, amplified
 from tests.threats.poisoning.report_helpers import (
     NULL,
     SOURCE,
