@@ -7,6 +7,7 @@ import html
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,19 +19,21 @@ from redteam.cli import cli
 from redteam.core.errors import ArtifactError, RecordError
 from redteam.core.hashing import digest_file, digest_json
 from redteam.core.record import DefensePlugin, ErrorInfo, Evidence, FileRef, Metric, Plugin, Record, TaskInfo
-from redteam.report.words import DEFINITIONS, bounds, fraction
+from redteam.report import figures
+from redteam.report.words import bounds, fraction
 from redteam.threats.poisoning import triggers
 from redteam.threats.poisoning.federation.artifact import Clients
 from redteam.threats.poisoning.federation.conduct import Conduct
 from redteam.threats.poisoning.federation.metrics import CLIENT_COLUMNS
 from redteam.threats.poisoning.federation.report import plots as federation_plots
-from redteam.threats.poisoning.federation.report import render_federation
+from redteam.threats.poisoning.federation.report import render
 from redteam.threats.poisoning.federation.report import series as federation_series
 from redteam.threats.poisoning.federation.report import words as federation_words
 from redteam.threats.poisoning.federation.scorer import rescore
 from redteam.threats.poisoning.filter_metrics import filter_groups, filter_metrics
 from redteam.threats.poisoning.metrics import OUTCOME_COLUMNS
-from redteam.threats.poisoning.report import render
+from redteam.threats.poisoning.report import render as render_poison
+from redteam.threats.poisoning.report.words import DEFINITIONS
 from tests.leaderboards.helpers import record as plain_record
 from tests.threats.poisoning import report_helpers as pictures
 from tests.threats.poisoning.test_report import text_of
@@ -43,6 +46,7 @@ TASK = {
     "together": True,
 }  # fmt: skip
 CLASSES = (*"abcdefghi", "<b>j")
+DATA = SimpleNamespace(name="fashion-mini", digest=digest_json("f"), classes=CLASSES)
 
 
 def defense(name: str, **config: Any) -> DefensePlugin:
@@ -198,7 +202,7 @@ def made(store: Path) -> tuple[Path, Record, list[Record]]:
 
 @pytest.fixture(scope="module")
 def page(made: tuple[Path, Record, list[Record]]) -> str:
-    return render_federation(made[0], made[2], CLASSES)
+    return render(made[0], made[2], DATA)
 
 
 def test_every_metric_stands_there_with_its_interval(
@@ -228,14 +232,14 @@ def test_the_page_loads_nothing_runs_nothing_and_ids_are_unique(page: str) -> No
 
 
 def test_the_same_inputs_give_the_same_page(made: tuple[Path, Record, list[Record]], page: str) -> None:
-    assert render_federation(made[0], made[2][::-1], CLASSES) == page
+    assert render(made[0], made[2][::-1], DATA) == page
 
 
 def test_names_from_outside_are_escaped(store: Path, page: str) -> None:
     assert "<odd>" not in page and "&lt;odd&gt;" in page
     odd = defense("<script>", x="</style>")
     folder, own = write_run(store, odd, seed=7)
-    other = render_federation(folder, [own])
+    other = render(folder, [own], None)
     assert "<script" not in other and other.count("</style>") == 1 + other.count("<style type")
 
 
@@ -355,7 +359,7 @@ def test_a_run_without_defence_or_neighbours_says_so(store: Path) -> None:
     folder, own = write_run(
         store, seed=11, victims=2, conduct={"scale": 12.0, "epochs": 1}, task={"drift": "static"}
     )
-    seen = text_of(render_federation(folder, []))
+    seen = text_of(render(folder, [], None))
     assert "Thin verticals" not in seen and "are turned" not in seen
     assert "They act otherwise than honest clients: scale 12" in seen
     assert "Neither this attack without a defence nor a control was found" in seen
@@ -389,7 +393,7 @@ def test_the_command_names_every_setting(page: str) -> None:
 
 def test_many_defences_have_marks_of_their_own() -> None:
     places = range(24)
-    assert len({(federation_plots.glyph(i), federation_plots.colour(i)) for i in places}) == 24
+    assert len({(figures.glyph(i), figures.colour(i)) for i in places}) == 24
 
 
 @pytest.mark.parametrize("name", ["artifact.npz", "rounds.parquet", "clients.parquet"])
@@ -398,7 +402,7 @@ def test_changed_files_are_refused(tmp_path: Path, name: str) -> None:
     whole = (folder / name).read_bytes()
     (folder / name).write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     with pytest.raises(ArtifactError, match=f"{name} was changed"):
-        render_federation(folder, [])
+        render(folder, [], None)
 
 
 def test_runs_that_were_not_scored_are_refused(tmp_path: Path) -> None:
@@ -407,7 +411,7 @@ def test_runs_that_were_not_scored_are_refused(tmp_path: Path) -> None:
     failed = own.model_copy(update={"status": "timeout", "error": error, "metrics": ()})
     (folder / "record.json").write_text(failed.to_json())
     with pytest.raises(RecordError, match="status timeout"):
-        render_federation(folder, [])
+        render(folder, [], None)
 
 
 def test_the_command_line_writes_the_page(
@@ -439,9 +443,9 @@ def test_a_centralised_run_shows_what_its_filter_removed_by_given_label(tmp_path
     found += [Metric.of(k, e, g) for (k, g), e in filter_groups(rows, "given").items()]
     made = pictures.write_run(tmp_path / "run", data)
     with_filter = made.model_copy(update={"metrics": (*made.metrics, *found)})
-    assert "What the filter removed" not in text_of(render(tmp_path / "run", [], data))
+    assert "What the filter removed" not in text_of(render_poison(tmp_path / "run", [], data))
     (tmp_path / "run" / "record.json").write_text(with_filter.to_json())
-    page = render(tmp_path / "run", [], data)
+    page = render_poison(tmp_path / "run", [], data)
     seen = text_of(page)
     assert "<small>filter_tpr</small>" in page and "<small>filter_fpr</small>" in page
     assert re.search(
