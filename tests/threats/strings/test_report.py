@@ -13,12 +13,12 @@ import pytest
 from leaderboards import table
 from redteam.core.errors import ArtifactError, RecordError
 from redteam.core.record import ErrorInfo, Metric, Record
-from redteam.report import curve
-from redteam.report.words import bounds, fraction
+from redteam.report.beside import comparable, same_question
+from redteam.report.words import bounds, fraction, visible
 from redteam.threats.strings.metrics import OUTCOME_COLUMNS
-from redteam.threats.strings.report import render_strings
+from redteam.threats.strings.report import render
 from redteam.threats.strings.report import series as string_series
-from redteam.threats.strings.report.words import DEFINITIONS, agreement, visible
+from redteam.threats.strings.report.words import DEFINITIONS, agreement
 from tests.leaderboards.helpers import record as poisoning_record
 from tests.threats.strings.helpers import SHIELD, TEXTS, cell, model, strings, write_run
 
@@ -52,7 +52,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Record]]
 
 @pytest.fixture(scope="module")
 def page(store: tuple[Path, list[Record]]) -> str:
-    return render_strings(store[0] / store[1][0].id, store[1])
+    return render(store[0] / store[1][0].id, store[1], None)
 
 
 def text_of(page: str) -> str:
@@ -106,7 +106,7 @@ def test_many_strings_fold_away(tmp_path: Path) -> None:
     texts = tuple(f"String number {i} stands here." for i in range(25))
     artifact = strings(texts)
     record = write_run(tmp_path, cell(), artifact, model(artifact, [[True] * 3] * 25))
-    told = render_strings(tmp_path / record.id, [])
+    told = render(tmp_path / record.id, [], None)
     assert "5 more strings" in told and all(html.escape(t) in told for t in texts)
 
 
@@ -135,7 +135,7 @@ def test_controls_and_seeds_stand_beside_the_attack(page: str) -> None:
 
 def test_the_curve_counts_the_strings_found_by_then(store: tuple[Path, list[Record]]) -> None:
     root, records = store
-    beside = curve.comparable(records[0], records)
+    beside = comparable(records[0], records, same_question)
     gcq = next(s for s in string_series.series(root / records[0].id, beside) if s.label == "gcq")
     assert gcq.found_at is not None and gcq.found_at.shape == (2, 6) and gcq.cap == 100
     points = {q: (e.value, e.n) for q, e in gcq.curve()}
@@ -160,20 +160,20 @@ def test_a_control_that_asks_nothing_is_a_level_line(tmp_path: Path) -> None:
     record = write_run(tmp_path, cell("init-only"), idle, model(idle, WON), role="control")
     (one,) = string_series.series(tmp_path / record.id, [record])
     assert not one.asked and [(q, e.value) for q, e in one.curve()] == [(0.0, 0.5), (100.0, 0.5)]
-    assert "This run is itself a control." in text_of(render_strings(tmp_path / record.id, []))
+    assert "This run is itself a control." in text_of(render(tmp_path / record.id, [], None))
 
 
 def test_records_without_their_files_are_told_but_not_drawn(store: tuple[Path, list[Record]]) -> None:
     root, records = store
     gone = records[2].model_copy(update={"cell": cell("elsewhere"), "id": cell("elsewhere").id})
-    told = text_of(render_strings(root / records[0].id, [gone]))
+    told = text_of(render(root / records[0].id, [gone], None))
     assert "elsewhere (not drawn) 0.667" in told and "gcq (not drawn)" not in told
     assert "No control was found beside this run" in told
 
 
 def test_a_defended_run_tells_its_price(store: tuple[Path, list[Record]]) -> None:
     root, records = store
-    told = text_of(render_strings(root / records[5].id, records))
+    told = text_of(render(root / records[5].id, records, None))
     assert "behind perplexity-filter (the attack knew of it)" in told
     assert "The defended model answers harmless prompts at a rate of 1.000" in told
     assert "benign_same 1.000" in told
@@ -191,19 +191,19 @@ def test_a_search_without_a_trace_or_anything_found(tmp_path: Path) -> None:
         trace={}, found=np.zeros(6, bool), queries_at=never, tokens_at=never, usd_at=never * 1.0
     )
     record = write_run(tmp_path, cell(), artifact, model(artifact, [[False] * 3] * 6))
-    told = text_of(render_strings(tmp_path / record.id, []))
+    told = text_of(render(tmp_path / record.id, [], None))
     assert "The search kept no trace of exact losses." in told
     assert "so there is nothing to reproduce" in told and "none found" in told
 
 
 def test_flags_carry_their_text_if_given(store: tuple[Path, list[Record]], page: str) -> None:
     assert "errors-in-denominator : see docs/flags.md" in text_of(page)
-    told = render_strings(store[0] / store[1][0].id, [], {"errors-in-denominator": "Lost < found."})
+    told = render(store[0] / store[1][0].id, [], None, flags={"errors-in-denominator": "Lost < found."})
     assert "<code>errors-in-denominator</code>: Lost &lt; found." in told
 
 
 def test_the_same_inputs_give_the_same_page(store: tuple[Path, list[Record]], page: str) -> None:
-    assert render_strings(store[0] / store[1][0].id, store[1][::-1]) == page
+    assert render(store[0] / store[1][0].id, store[1][::-1], None) == page
 
 
 def test_ids_are_unique_and_every_reference_leads_somewhere(page: str) -> None:
@@ -218,12 +218,12 @@ def test_runs_that_have_no_such_page(tmp_path: Path) -> None:
     folder = tmp_path / record.id
     (folder / "outcomes.parquet").write_bytes(b"")
     with pytest.raises(ArtifactError, match="was changed"):
-        render_strings(folder, [])
+        render(folder, [], None)
     error = ErrorInfo(type="LimitReachedError", message="late")
     failed = record.model_copy(update={"status": "timeout", "error": error, "metrics": (), "evidence": ()})
     (folder / "record.json").write_text(failed.to_json())
     with pytest.raises(RecordError, match="status timeout"):
-        render_strings(folder, [])
+        render(folder, [], None)
 
 
 @pytest.mark.parametrize(
