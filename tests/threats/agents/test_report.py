@@ -26,7 +26,7 @@ from redteam.report.words import bounds, fraction
 from redteam.threats.agents.artifact import Scripts
 from redteam.threats.agents.metrics import agent_metrics, grouped_metrics, verdicts
 from redteam.threats.agents.nouns import Question, Script, Session
-from redteam.threats.agents.report import render_agents
+from redteam.threats.agents.report import render
 from redteam.threats.agents.report import series as agent_series
 from redteam.threats.agents.report import transcripts as agent_transcripts
 from redteam.threats.agents.report.transcripts import CUT, SHOWN, patterns, shown
@@ -197,7 +197,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Record]]
 
 @pytest.fixture(scope="module")
 def page(store: tuple[Path, list[Record]]) -> str:
-    return render_agents(store[0] / store[1][0].id, store[1])
+    return render(store[0] / store[1][0].id, store[1], None)
 
 
 def text_of(page: str) -> str:
@@ -319,7 +319,7 @@ def test_the_minimiser_is_counted_by_itself(tmp_path: Path) -> None:
         rows, columns=["profile", "task", "note", "fields", "outcome", "attempts", "raw"]
     )
     record = write_run(tmp_path, tables, defenses=[airgap("model")])
-    told = render_agents(tmp_path / record.id, [])
+    told = render(tmp_path / record.id, [], None)
     seen = text_of(told)
     # restaurant: 6 allowed, of which full_name is in for all but p000 (the note's answer lacks it).
     assert "restaurant 3 2 4 4 5 0 0 3 1 0 0" in seen
@@ -336,7 +336,7 @@ def test_the_judge_stands_beside_the_detector(tmp_path: Path) -> None:
     said = ["yes" if i == "p000/restaurant/diagnosis" else "unclear" if "p002" in i else "no" for i in ids]
     tables["judged"] = pd.DataFrame({"id": ids, "said": said})
     record = write_run(tmp_path, tables)
-    told = render_agents(tmp_path / record.id, [])
+    told = render(tmp_path / record.id, [], None)
     assert "leaked, by the detector 1 2 0 withheld, by the detector 0 5 4" in text_of(told)
     assert "<dt>judge</dt><dd>yes</dd>" in talk_of(told, "p000/restaurant/diagnosis")
 
@@ -346,14 +346,14 @@ def test_flags_carry_their_text_if_given(store: tuple[Path, list[Record]]) -> No
     path = root / records[4].id / "record.json"
     before = path.read_text()
     path.write_text(records[4].model_copy(update={"flags": ("silent-agent",)}).to_json())
-    told = render_agents(root / records[4].id, [], {"silent-agent": "It < says."})
+    told = render(root / records[4].id, [], None, flags={"silent-agent": "It < says."})
     assert "<code>silent-agent</code>: It &lt; says." in told
-    assert "silent-agent : see docs/flags.md" in text_of(render_agents(root / records[4].id, []))
+    assert "silent-agent : see docs/flags.md" in text_of(render(root / records[4].id, [], None))
     path.write_text(before)
 
 
 def test_the_same_inputs_give_the_same_page(store: tuple[Path, list[Record]], page: str) -> None:
-    assert render_agents(store[0] / store[1][0].id, store[1][::-1]) == page
+    assert render(store[0] / store[1][0].id, store[1][::-1], None) == page
 
 
 def test_ids_are_unique_and_every_reference_leads_somewhere(page: str) -> None:
@@ -369,7 +369,7 @@ def test_the_command_leaves_out_what_no_command_line_takes(
     words = shlex.split(html.unescape(command))
     assert words[:3] == ["redteam", "attack", "context-hijack"] and "strategy=preserving" in words
     assert "target.tasks=restaurant,clinic" in words and not any(w.startswith("target.rules") for w in words)
-    told = render_agents(store[0] / store[1][3].id, [])
+    told = render(store[0] / store[1][3].id, [], None)
     (command,) = re.findall(r"<pre>(.*?)</pre>", told, re.DOTALL)
     line, note = html.unescape(command).split("\n")
     assert "--defense privacy-prompt -o" in line
@@ -394,12 +394,12 @@ def test_runs_that_have_no_such_page(tmp_path: Path) -> None:
     lost = record.model_copy(update={"evidence": tuple(e for e in record.evidence if "facts" not in e.path)})
     (folder / "record.json").write_text(lost.to_json())
     with pytest.raises(ArtifactError, match="lacks the evidence facts"):
-        render_agents(folder, [])
+        render(folder, [], None)
     error = ErrorInfo(type="LimitReachedError", message="late")
     failed = record.model_copy(update={"status": "timeout", "error": error, "metrics": (), "evidence": ()})
     (folder / "record.json").write_text(failed.to_json())
     with pytest.raises(RecordError, match="status timeout"):
-        render_agents(folder, [])
+        render(folder, [], None)
 
 
 # ---------------------------------------------------------------- many and long
@@ -409,7 +409,7 @@ def test_of_many_conversations_leaks_are_kept_and_the_page_says_what_is_left_out
     users = 60  # 600 questions, 180 leaks of which come last
     tables = tables_of(lambda p, t, f: everything(p, t, f) if t == "restaurant" else polite(p, t, f), users)
     record = write_run(tmp_path, tables)
-    told = render_agents(tmp_path / record.id, [])
+    told = render(tmp_path / record.id, [], None)
     shelves, left = agent_transcripts.shelves(tables, {})
     talks = [t for s in shelves for _, found in s.users for t in found]
     assert len(talks) == SHOWN == 400 and left == 200
@@ -440,7 +440,7 @@ def test_megabytes_of_text_make_no_monstrous_page(tmp_path: Path, letter: str) -
     ]
     tables = tables_of(lambda *q: replies, users=12)
     record = write_run(tmp_path, tables)
-    told = render_agents(tmp_path / record.id, [])
+    told = render(tmp_path / record.id, [], None)
     assert len(told.encode()) < 5_000_000
     assert "600 more characters" in told and "conversations of 120" in text_of(told)
 
@@ -448,7 +448,7 @@ def test_megabytes_of_text_make_no_monstrous_page(tmp_path: Path, letter: str) -
 def test_a_conversation_of_very_many_turns_is_cut(tmp_path: Path) -> None:
     tables = tables_of(lambda *q: ["Hm."] * 200, users=1)
     record = write_run(tmp_path, tables)
-    assert "340 more messages left out" in text_of(render_agents(tmp_path / record.id, []))
+    assert "340 more messages left out" in text_of(render(tmp_path / record.id, [], None))
 
 
 # ---------------------------------------------------------------- text
