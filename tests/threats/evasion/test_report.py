@@ -22,7 +22,7 @@ from redteam.core.record import ErrorInfo, Record
 from redteam.core.stats import Estimate
 from redteam.report.words import bounds, fraction
 from redteam.threats.evasion.adapt.config import SELECTORS, DomainConfig
-from redteam.threats.evasion.report import examples_of, render_evasion
+from redteam.threats.evasion.report import examples_of, render
 from redteam.threats.evasion.report import pictures as evasion_pictures
 from redteam.threats.evasion.report import plots as evasion_plots
 from redteam.threats.evasion.report import series as evasion_series
@@ -30,7 +30,7 @@ from redteam.threats.evasion.report import words as evasion_words
 from tests.threats.evasion.report_helpers import CLASSES, DATA, MAIN, K, blank, defense, domain, write_run
 from tests.threats.poisoning.test_report import decoded, text_of
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 ENSEMBLE = ("apgd-ce", "apgd-t", "square")
 Made = tuple[Path, Record, list[Record]]
 
@@ -64,13 +64,13 @@ def made(store: Path) -> Made:
 
 @pytest.fixture(scope="module")
 def page(made: Made) -> str:
-    return render_evasion(made[0], made[2], DATA)
+    return render(made[0], made[2], DATA)
 
 
 @pytest.fixture(scope="module")
 def ensemble(store: Path) -> tuple[Path, Record, str]:
     folder, record = write_run(store, attack="autoattack", attacks=ENSEMBLE, seed=3, victims=1)
-    return folder, record, render_evasion(folder, [], DATA)
+    return folder, record, render(folder, [], DATA)
 
 
 def test_every_metric_stands_there_with_its_interval(made: Made, page: str) -> None:
@@ -102,13 +102,13 @@ def test_the_page_loads_nothing_runs_nothing_and_ids_are_unique(
 
 
 def test_the_same_inputs_give_the_same_page(made: Made, page: str) -> None:
-    assert render_evasion(made[0], made[2][::-1], DATA) == page
+    assert render(made[0], made[2][::-1], DATA) == page
 
 
 def test_names_from_outside_are_escaped(store: Path, page: str) -> None:
     assert "<b>four" not in page and "&lt;b&gt;four" in page
     folder, own = write_run(store, defense("<script>", x="</style>"), seed=7)
-    other = render_evasion(folder, [own])
+    other = render(folder, [own], None)
     assert "<script" not in other and other.count("</style>") == 1 + other.count("<style type")
 
 
@@ -254,7 +254,7 @@ def test_pictures_are_the_attacked_images_and_the_change_is_magnified(made: Made
 
 def test_images_that_stood_are_shown_where_they_were_kept(store: Path) -> None:
     folder, _ = write_run(store, attack="transfer-pgd", every=True, seed=4, replayed=1.0)
-    seen = text_of(page := render_evasion(folder, [], DATA))
+    seen = text_of(page := render(folder, [], DATA))
     assert "Still read right" in seen and "these were then asked about the same images" in seen
     assert len(decoded(page)) == 3 * (evasion_pictures.FOOLED + evasion_pictures.STOOD)
 
@@ -270,7 +270,7 @@ def test_the_magnified_change_is_never_clipped_and_nearly_spans_the_range(eps: f
 
 
 def test_without_the_data_there_are_no_pictures_and_classes_are_numbers(made: Made) -> None:
-    page = render_evasion(made[0], [])
+    page = render(made[0], [], None)
     assert (
         "data:image" not in page
         and "The data set was not at hand" in page
@@ -282,19 +282,19 @@ def test_without_the_data_there_are_no_pictures_and_classes_are_numbers(made: Ma
 def test_other_data_are_refused(made: Made) -> None:
     other = dataclasses.replace(DATA, target=domain(3))
     with pytest.raises(DataError, match="not the data of this run"):
-        render_evasion(made[0], [], other)
+        render(made[0], [], other)
     with pytest.raises(DataError, match="got 250 others"):
         evasion_pictures.examples(load(made[0] / "artifact.npz"), _table(made[0], "outcomes"), domain(2))
 
 
 def test_probes_and_flags_are_explained(store: Path) -> None:
     folder, record = write_run(store, seed=5, victims=1)
-    assert not record.flags and "None was raised" in text_of(render_evasion(folder, []))
+    assert not record.flags and "None was raised" in text_of(render(folder, [], None))
     folder, record = write_run(
         store, seed=6, victims=1, stands=(0.2, 0.4, 0.6), zero_gradient_ce=12, target_labels_used=1.0
     )
     assert set(record.flags) == {"zero-gradients", "oracle-selected", "not-monotone"}
-    seen = text_of(raised := render_evasion(folder, []))
+    seen = text_of(raised := render(folder, [], None))
     for flag in record.flags:
         assert (
             f"{flag} : {evasion_words.FLAGS[flag]}" in seen
@@ -302,7 +302,7 @@ def test_probes_and_flags_are_explained(store: Path) -> None:
         )
     assert "12 of 30 zero-gradients" in seen and "yes oracle-selected" in seen
     assert re.search(r"3; most from 0\.05 to 0\.2: 0\.400 \[", seen)
-    assert "ours" in text_of(render_evasion(folder, [], flags={"not-monotone": "ours"}))
+    assert "ours" in text_of(render(folder, [], None, flags={"not-monotone": "ours"}))
 
 
 def test_every_flag_of_the_documentation_has_a_meaning_here() -> None:
@@ -324,7 +324,7 @@ def test_a_radius_far_beyond_the_others_stretches_the_axis() -> None:
 
 def test_networks_that_were_given_have_nothing_to_choose(store: Path) -> None:
     folder, _ = write_run(store, seed=8, victims=1, trained=False, task={"model_sha256": "0" * 64})
-    seen = text_of(render_evasion(folder, []))
+    seen = text_of(render(folder, [], None))
     assert "Nothing was trained here" in seen and "given with its weights" in seen
     assert "model_sha256=" not in seen and "the selector pseudo takes" not in seen
 
@@ -348,7 +348,7 @@ def test_changed_files_are_refused(tmp_path: Path, name: str) -> None:
     whole = (folder / name).read_bytes()
     (folder / name).write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     with pytest.raises(ArtifactError, match=f"{name} was changed"):
-        render_evasion(folder, [])
+        render(folder, [], None)
 
 
 def test_runs_that_were_not_scored_or_moved_nothing_are_refused(tmp_path: Path) -> None:
@@ -357,10 +357,10 @@ def test_runs_that_were_not_scored_or_moved_nothing_are_refused(tmp_path: Path) 
     failed = own.model_copy(update={"status": "timeout", "error": error, "metrics": ()})
     (folder / "record.json").write_text(failed.to_json())
     with pytest.raises(RecordError, match="status timeout"):
-        render_evasion(folder, [])
+        render(folder, [], None)
     (folder / "record.json").write_text(blank().to_json())
     with pytest.raises(ArtifactError, match="no artifact"):
-        render_evasion(folder, [])
+        render(folder, [], None)
 
 
 def test_the_command_line_writes_the_page_also_without_the_data(

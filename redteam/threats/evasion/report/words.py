@@ -8,8 +8,7 @@ import pandas as pd
 
 from redteam.core.record import Record
 from redteam.core.stats import Estimate
-from redteam.report.words import count, fraction, with_interval
-from redteam.threats.agents.report.series import UNDEFENDED
+from redteam.report.words import UNDEFENDED, behind, by_sign, count, fraction, with_interval
 from redteam.threats.evasion.artifact import Perturbed
 from redteam.threats.evasion.metrics import black_box_gain, claims, rises
 from redteam.threats.evasion.report import series
@@ -97,11 +96,6 @@ def flag_meanings(record: Record, given: Mapping[str, str]) -> dict[str, str]:
     return {f: text for f in record.flags if (text := given.get(f, FLAGS.get(f, "")))}
 
 
-def behind(record: Record) -> str:
-    """`dart`, or `undefended`."""
-    return " + ".join(d.name for d in record.cell.defenses) or UNDEFENDED
-
-
 def replayed(probes: pd.DataFrame) -> bool:
     """Whether the images were made on other networks than those that were asked."""
     return bool(probes.loc[probes["name"] == "replayed", "value"].any())
@@ -153,12 +147,11 @@ def _outcome(record: Record) -> str:
     )
     if success is not None:
         text += f"; of those that were read right, {with_interval(success)} were turned"
-    if drop.low is None or drop.high is None:
-        verdict = "The difference has no interval, so it proves nothing by itself."
-    elif drop.low > 0:
-        verdict = "The interval of the difference lies above zero: moving the images has an effect."
-    else:
-        verdict = "The interval of the difference includes zero: this run shows no effect."
+    none = "The interval of the difference includes zero: this run shows no effect."
+    verdict = by_sign(
+        drop, "The interval of the difference lies above zero: moving the images has an effect.", none, none,
+        "The difference has no interval, so it proves nothing by itself.",
+    )  # fmt: skip
     return f"{text}. {verdict} Robust accuracy is that under this attack alone; a stronger one leaves less."
 
 
@@ -198,14 +191,10 @@ def _choice(record: Record) -> str:
             "Had labels of the target domain chosen the state, accuracy under the scorer's own PGD would differ by "
             f"{with_interval(gap)}"
         )
-        if gap.low is None or gap.high is None:
-            verdict = "that has no interval"
-        elif gap.low > 0:
-            verdict = "choosing without them has a price"
-        elif gap.high < 0:
-            verdict = "choosing without them did better"
-        else:
-            verdict = "this run shows no price of choosing without them"
+        verdict = by_sign(
+            gap, "choosing without them has a price", "choosing without them did better",
+            "this run shows no price of choosing without them", "that has no interval",
+        )  # fmt: skip
         parts.append(f"{text}: {verdict}.")
     return " ".join(parts)
 

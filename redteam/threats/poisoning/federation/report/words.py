@@ -89,8 +89,8 @@ def _what(record: Record, artifact: Clients) -> str:
         f"{cell.attack.name} held {len(artifact.ids)} of {config['clients']} clients "
         f"({fraction(len(artifact.ids) / config['clients'], 4)}). The server trained {runs} of the architecture "
         f"{cell.task.model} on {cell.task.dataset}{knowing(record) or ' without a defence'}: "
-        f"{config['rounds']} rounds of {config['per_round']} clients with {config['images']} images each, {split}{drift.format(**config)}. As many references, from the same "
-        "seeds, have honest clients alone and no defence."
+        f"{config['rounds']} rounds of {config['per_round']} clients with {config['images']} images each, "
+        f"{split}{drift.format(**config)}. As many references, from the same seeds, have honest clients alone and no defence."
     )
 
 
@@ -117,7 +117,8 @@ def _clients(record: Record, artifact: Clients, classes: Sequence[str] | None) -
     )
     return (
         f"A malicious client on average {stamps}. The goal: test images of "
-        f"{source_name(artifact.source_class, classes)} that wear the trigger {artifact.trigger['name']} are to be given {class_name(artifact.target_class, classes)}. "
+        f"{source_name(artifact.source_class, classes)} that wear the trigger "
+        f"{artifact.trigger['name']} are to be given {class_name(artifact.target_class, classes)}. "
         f"{act}; {presence}{rate}."
     )
 
