@@ -16,6 +16,7 @@ from markupsafe import Markup
 from matplotlib import rc_context, rcdefaults, rcParams
 from matplotlib.figure import Figure
 
+from redteam.core.record import Metric
 from redteam.core.stats import Estimate
 
 INK = "#fe0200"
@@ -107,7 +108,7 @@ def _inline(svg: str, name: str) -> Markup:
 # ---------------------------------------------------------------- parts of a drawing
 
 
-def bars(estimates: Sequence[Estimate]) -> list[list[float]]:
+def bars(estimates: Sequence[Estimate | Metric]) -> list[list[float]]:
     """Lengths of the error bars below and above; none where there is no interval."""
     below = [e.value - e.low if e.low is not None else 0.0 for e in estimates]
     above = [e.high - e.value if e.high is not None else 0.0 for e in estimates]
@@ -165,3 +166,21 @@ def legend(axes: Any, labels: Sequence[str], below: float = 0.2, columns: int = 
     axes.legend(
         loc="upper center", bbox_to_anchor=(0.5, -below), ncols=1 if longest > _LONG else columns, frameon=False
     )  # fmt: skip
+
+
+# ---------------------------------------------------------------- whole drawings
+
+
+def share_bars(name: str, shares: Sequence[tuple[str, Estimate | Metric]], label: str) -> Markup:
+    """Bars of shares from above to below with their intervals; the first one, that of no attack, is darker."""
+    with figure(name, 0.7 + 0.36 * len(shares)) as (axes, out):
+        for place, (_, e) in enumerate(shares):
+            axes.barh(place, e.value, height=0.62, color=hue(0), alpha=0.45 if place else 0.8, zorder=2)
+            axes.errorbar(
+                [e.value], [place], xerr=bars([e]), linestyle="none", ecolor=INK, elinewidth=1, capsize=3, zorder=3
+            )  # fmt: skip
+        axes.set_yticks(range(len(shares)), [text for text, _ in shares])
+        axes.set_ylim(len(shares) - 0.5, -0.5)
+        axes.set_xlim(0, 1.0)
+        axes.set_xlabel(label)
+    return out[0]

@@ -66,20 +66,7 @@ def survivors_svg(accuracy: Estimate | None, stages: Sequence[After]) -> Markup 
         return None
     bars: list[tuple[str, Any]] = [("as they are", accuracy)] if accuracy is not None else []
     bars += [(f"after {s.name}", s.stands) for s in stages]
-    with figures.figure("survivors", 0.7 + 0.36 * len(bars)) as (axes, out):
-        for place, (_, e) in enumerate(bars):
-            axes.barh(
-                place, e.value, height=0.62, color=figures.hue(0), alpha=0.45 if place else 0.8, zorder=2
-            )
-            axes.errorbar(
-                [e.value], [place], xerr=figures.bars([e]), linestyle="none", ecolor=figures.INK, elinewidth=1,
-                capsize=3, zorder=3,
-            )  # fmt: skip
-        axes.set_yticks(range(len(bars)), [name for name, _ in bars])
-        axes.set_ylim(len(bars) - 0.5, -0.5)
-        axes.set_xlim(0, 1.0)
-        axes.set_xlabel("share of the test images still read right")
-    return out[0]
+    return figures.share_bars("survivors", bars, "share of the test images still read right")
 
 
 def history_svg(history: Sequence[Validated]) -> Markup | None:

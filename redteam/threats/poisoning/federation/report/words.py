@@ -90,7 +90,8 @@ def _what(record: Record, artifact: Clients) -> str:
         f"({fraction(len(artifact.ids) / config['clients'], 4)}). The server trained {runs} of the architecture "
         f"{cell.task.model} on {cell.task.dataset}{knowing(record) or ' without a defence'}: "
         f"{config['rounds']} rounds of {config['per_round']} clients with {config['images']} images each, "
-        f"{split}{drift.format(**config)}. As many references, from the same seeds, have honest clients alone and no defence."
+        f"{split}{drift.format(**config)}. As many references, from the same seeds, "
+        "have honest clients alone and no defence."
     )
 
 
