@@ -19,10 +19,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from leaderboards import frontier
-from redteam.core.errors import ArtifactError, RecordError
 from redteam.core.record import ErrorInfo, Metric, Record
 from redteam.core.store import Store
-from redteam.report.words import bounds, fraction
 from redteam.threats.agents.artifact import Scripts
 from redteam.threats.agents.metrics import agent_metrics, grouped_metrics, verdicts
 from redteam.threats.agents.nouns import Question, Script, Session
@@ -32,6 +30,7 @@ from redteam.threats.agents.report import transcripts as agent_transcripts
 from redteam.threats.agents.report.transcripts import CUT, SHOWN, patterns, shown
 from redteam.threats.agents.report.words import DEFINITIONS
 from tests.leaderboards.test_frontier import PROMPT, agent_record, airgap
+from tests.threats.pages import assert_metrics, assert_refuses, assert_whole, text_of
 
 FIELDS = ("full_name", "phone", "diagnosis", "birth_date", "passport")
 NORMS = {
@@ -200,12 +199,6 @@ def page(store: tuple[Path, list[Record]]) -> str:
     return render(store[0] / store[1][0].id, store[1], None)
 
 
-def text_of(page: str) -> str:
-    """What a reader sees, on one line."""
-    body = re.sub(r"<(style|svg).*?</\1>", "", page[page.index("<body>") :], flags=re.DOTALL)
-    return re.sub(r"\s+", " ", html.unescape(re.sub(r"<[^>]*>", " ", body)))
-
-
 def talk_of(page: str, name: str) -> str:
     """The conversation of one question, as HTML."""
     (found,) = [
@@ -217,25 +210,10 @@ def talk_of(page: str, name: str) -> str:
 # ---------------------------------------------------------------- the page
 
 
-def test_every_metric_stands_there_with_its_interval_and_definition(
-    store: tuple[Path, list[Record]], page: str
-) -> None:
-    seen = text_of(page)
-    assert store[1][0].metrics
-    for m in store[1][0].metrics:
-        assert f"{fraction(m.value)} {bounds(m.low, m.high)}" in seen
-        if m.group is None:
-            assert f"{m.name} {fraction(m.value)} {bounds(m.low, m.high)} {m.n} {m.method}" in seen
-            assert DEFINITIONS[m.name] in seen
-    assert "30 questions about 3 users in 2 tasks; seed 0; no defence" in seen
-    assert "%" not in seen
-
-
-def test_the_page_loads_nothing_and_runs_nothing(page: str) -> None:
-    assert "<script" not in page and "@import" not in page and "<link" not in page and "{%" not in page
-    for address in re.findall(r'(?:src|href|action)="([^"]*)"|url\(([^)]*)\)', page):
-        assert re.match(r"#", "".join(address)), address
-    assert 'name="viewport"' in page and "prefers-color-scheme: dark" in page
+def test_every_metric_stands_there_and_the_page_is_whole(store: tuple[Path, list[Record]], page: str) -> None:
+    assert_metrics(store[1][0], page, DEFINITIONS, victims=False)
+    assert_whole(page)
+    assert "30 questions about 3 users in 2 tasks; seed 0; no defence" in text_of(page)
 
 
 def test_text_from_models_is_escaped_and_its_control_characters_are_shown(page: str) -> None:
@@ -356,12 +334,6 @@ def test_the_same_inputs_give_the_same_page(store: tuple[Path, list[Record]], pa
     assert render(store[0] / store[1][0].id, store[1][::-1], None) == page
 
 
-def test_ids_are_unique_and_every_reference_leads_somewhere(page: str) -> None:
-    ids = re.findall(r'\sid="([^"]+)"', page)
-    assert len(ids) == len(set(ids)) > 0
-    assert set(re.findall(r'(?:href="|url\()#([^")]+)', page)) <= set(ids)
-
-
 def test_the_command_leaves_out_what_no_command_line_takes(
     store: tuple[Path, list[Record]], page: str
 ) -> None:
@@ -388,18 +360,9 @@ def test_the_cli_writes_this_page(store: tuple[Path, list[Record]], tmp_path: Pa
     )
 
 
-def test_runs_that_have_no_such_page(tmp_path: Path) -> None:
+def test_files_that_do_not_fit_and_runs_without_a_score_are_refused(tmp_path: Path) -> None:
     record = write_run(tmp_path, tables_of(polite))
-    folder = tmp_path / record.id
-    lost = record.model_copy(update={"evidence": tuple(e for e in record.evidence if "facts" not in e.path)})
-    (folder / "record.json").write_text(lost.to_json())
-    with pytest.raises(ArtifactError, match="lacks the evidence facts"):
-        render(folder, [], None)
-    error = ErrorInfo(type="LimitReachedError", message="late")
-    failed = record.model_copy(update={"status": "timeout", "error": error, "metrics": (), "evidence": ()})
-    (folder / "record.json").write_text(failed.to_json())
-    with pytest.raises(RecordError, match="status timeout"):
-        render(folder, [], None)
+    assert_refuses(render, tmp_path / record.id, ["transcripts.parquet", "facts.parquet"])
 
 
 # ---------------------------------------------------------------- many and long

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from redteam.artifacts import load
 from redteam.cli import cli
 from redteam.core.config import build, to_json
-from redteam.core.errors import ArtifactError, DataError, RecordError
-from redteam.core.record import ErrorInfo, Record
+from redteam.core.errors import ArtifactError, DataError
+from redteam.core.record import Record
 from redteam.core.stats import Estimate
 from redteam.report.words import bounds, fraction
 from redteam.threats.evasion.adapt.config import SELECTORS, DomainConfig
@@ -28,7 +28,7 @@ from redteam.threats.evasion.report import plots as evasion_plots
 from redteam.threats.evasion.report import series as evasion_series
 from redteam.threats.evasion.report import words as evasion_words
 from tests.threats.evasion.report_helpers import CLASSES, DATA, MAIN, K, blank, defense, domain, write_run
-from tests.threats.poisoning.test_report import decoded, text_of
+from tests.threats.pages import assert_metrics, assert_refuses, assert_whole, decoded, text_of
 
 ROOT = Path(__file__).parents[3]
 ENSEMBLE = ("apgd-ce", "apgd-t", "square")
@@ -73,32 +73,14 @@ def ensemble(store: Path) -> tuple[Path, Record, str]:
     return folder, record, render(folder, [], DATA)
 
 
-def test_every_metric_stands_there_with_its_interval(made: Made, page: str) -> None:
-    seen = text_of(page)
-    for m in made[1].metrics:
-        if m.group is None:
-            assert f"{m.name} {fraction(m.value)} {bounds(m.low, m.high)} {m.n} {m.seeds} {m.method}" in seen
-            assert evasion_words.DEFINITIONS[m.name] in html.unescape(page)
-        else:
-            assert f"{fraction(m.value)} {bounds(m.low, m.high)}" in seen, (m.name, m.group)
+def test_every_metric_stands_there_and_the_page_is_whole(
+    made: Made, page: str, ensemble: tuple[Path, Record, str]
+) -> None:
+    assert_metrics(made[1], page, evasion_words.DEFINITIONS, victims=True)
+    assert_whole(page)
+    assert_whole(ensemble[2])
     for name in evasion_words.HEADLINE:
         assert f"<small>{name}</small>" in page
-    assert "%" not in seen and made[1].id in page
-
-
-def test_the_page_loads_nothing_runs_nothing_and_ids_are_unique(
-    page: str, ensemble: tuple[Path, Record, str]
-) -> None:
-    for one in (page, ensemble[2]):
-        assert "<script" not in one and "@import" not in one and "<link" not in one
-        for address in re.findall(r'(?:src|href|action)="([^"]*)"|url\(([^)]*)\)', one):
-            assert re.match(r"#|data:image/png;base64,", "".join(address)), address
-        ids = re.findall(r'\sid="([^"]+)"', one)
-        assert len(ids) == len(set(ids)) > 0
-        assert set(re.findall(r'(?:href="|url\()#([^")]+)', one)) <= set(ids)
-        assert "#fe01" not in one and "#fe02" not in one
-        used = {int(i) for i in re.findall(r"var\(--series-(\d+)\)", one)}
-        assert used <= {int(i) for i in re.findall(r"--series-(\d+):", one)}
 
 
 def test_the_same_inputs_give_the_same_page(made: Made, page: str) -> None:
@@ -342,22 +324,9 @@ def test_the_command_gives_the_same_configs(made: Made, page: str) -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["artifact.npz", "outcomes.parquet", "selection.parquet"])
-def test_changed_files_are_refused(tmp_path: Path, name: str) -> None:
+def test_files_that_do_not_fit_and_runs_without_a_score_are_refused(tmp_path: Path) -> None:
     folder, _ = write_run(tmp_path)
-    whole = (folder / name).read_bytes()
-    (folder / name).write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    with pytest.raises(ArtifactError, match=f"{name} was changed"):
-        render(folder, [], None)
-
-
-def test_runs_that_were_not_scored_or_moved_nothing_are_refused(tmp_path: Path) -> None:
-    folder, own = write_run(tmp_path)
-    error = ErrorInfo(type="LimitReachedError", message="out of time")
-    failed = own.model_copy(update={"status": "timeout", "error": error, "metrics": ()})
-    (folder / "record.json").write_text(failed.to_json())
-    with pytest.raises(RecordError, match="status timeout"):
-        render(folder, [], None)
+    assert_refuses(render, folder, ["artifact.npz", "outcomes.parquet", "selection.parquet"])
     (folder / "record.json").write_text(blank().to_json())
     with pytest.raises(ArtifactError, match="no artifact"):
         render(folder, [], None)

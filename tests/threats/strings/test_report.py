@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 
 from leaderboards import table
-from redteam.core.errors import ArtifactError, RecordError
-from redteam.core.record import ErrorInfo, Metric, Record
+from redteam.core.record import Metric, Record
 from redteam.report.beside import comparable, same_question
-from redteam.report.words import bounds, fraction, visible
+from redteam.report.words import visible
 from redteam.threats.strings.metrics import OUTCOME_COLUMNS
 from redteam.threats.strings.report import render
 from redteam.threats.strings.report import series as string_series
 from redteam.threats.strings.report.words import DEFINITIONS, agreement
 from tests.leaderboards.helpers import record as poisoning_record
+from tests.threats.pages import assert_metrics, assert_refuses, assert_whole, text_of
 from tests.threats.strings.helpers import SHIELD, TEXTS, cell, model, strings, write_run
 
 WON = [[True] * 3, [True, True, False], [True, False, False], [False] * 3, [True] * 3, [False] * 3]
@@ -55,31 +55,10 @@ def page(store: tuple[Path, list[Record]]) -> str:
     return render(store[0] / store[1][0].id, store[1], None)
 
 
-def text_of(page: str) -> str:
-    """What a reader sees, on one line."""
-    body = re.sub(r"<(style|svg).*?</\1>", "", page[page.index("<body>") :], flags=re.DOTALL)
-    return re.sub(r"\s+", " ", html.unescape(re.sub(r"<[^>]*>", " ", body)))
-
-
-def test_every_metric_stands_there_with_its_interval_and_definition(
-    store: tuple[Path, list[Record]], page: str
-) -> None:
-    seen = text_of(page)
-    for m in store[1][0].metrics:
-        if m.group is None:
-            assert f"{m.name} {fraction(m.value)} {bounds(m.low, m.high)} {m.n} {m.method}" in seen
-            assert DEFINITIONS[m.name] in seen
-        else:
-            assert f"{fraction(m.value)} {bounds(m.low, m.high)}" in seen
-    assert store[1][0].id in page and "6 strings, 3 fresh completions of each; seed 0" in seen
-    assert "%" not in seen
-
-
-def test_the_page_loads_nothing_and_runs_nothing(page: str) -> None:
-    assert "<script" not in page and "@import" not in page and "<link" not in page and "{%" not in page
-    for address in re.findall(r'(?:src|href|action)="([^"]*)"|url\(([^)]*)\)', page):
-        assert re.match(r"#", "".join(address)), address
-    assert 'name="viewport"' in page and "prefers-color-scheme: dark" in page
+def test_every_metric_stands_there_and_the_page_is_whole(store: tuple[Path, list[Record]], page: str) -> None:
+    assert_metrics(store[1][0], page, DEFINITIONS, victims=False)
+    assert_whole(page)
+    assert "6 strings, 3 fresh completions of each; seed 0" in text_of(page)
 
 
 def test_text_from_models_is_escaped_and_its_control_characters_are_shown(page: str) -> None:
@@ -206,24 +185,10 @@ def test_the_same_inputs_give_the_same_page(store: tuple[Path, list[Record]], pa
     assert render(store[0] / store[1][0].id, store[1][::-1], None) == page
 
 
-def test_ids_are_unique_and_every_reference_leads_somewhere(page: str) -> None:
-    ids = re.findall(r'\sid="([^"]+)"', page)
-    assert len(ids) == len(set(ids)) > 0
-    assert set(re.findall(r'(?:href="|url\()#([^")]+)', page)) <= set(ids)
-
-
-def test_runs_that_have_no_such_page(tmp_path: Path) -> None:
+def test_files_that_do_not_fit_and_runs_without_a_score_are_refused(tmp_path: Path) -> None:
     artifact = strings()
     record = write_run(tmp_path, cell(), artifact, model(artifact, WON))
-    folder = tmp_path / record.id
-    (folder / "outcomes.parquet").write_bytes(b"")
-    with pytest.raises(ArtifactError, match="was changed"):
-        render(folder, [], None)
-    error = ErrorInfo(type="LimitReachedError", message="late")
-    failed = record.model_copy(update={"status": "timeout", "error": error, "metrics": (), "evidence": ()})
-    (folder / "record.json").write_text(failed.to_json())
-    with pytest.raises(RecordError, match="status timeout"):
-        render(folder, [], None)
+    assert_refuses(render, tmp_path / record.id, ["outcomes.parquet", "search.parquet"])
 
 
 @pytest.mark.parametrize(

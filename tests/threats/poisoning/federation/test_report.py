@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import html
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,9 +15,8 @@ import pytest
 from click.testing import CliRunner
 
 from redteam.cli import cli
-from redteam.core.errors import ArtifactError, RecordError
-from redteam.core.hashing import digest_file, digest_json
-from redteam.core.record import DefensePlugin, ErrorInfo, Evidence, FileRef, Metric, Plugin, Record, TaskInfo
+from redteam.core.hashing import digest_json
+from redteam.core.record import DefensePlugin, Metric, Plugin, Record, TaskInfo
 from redteam.report import figures
 from redteam.report.words import bounds, fraction
 from redteam.threats.poisoning import triggers
@@ -35,8 +33,8 @@ from redteam.threats.poisoning.metrics import OUTCOME_COLUMNS
 from redteam.threats.poisoning.report import render as render_poison
 from redteam.threats.poisoning.report.words import DEFINITIONS
 from tests.leaderboards.helpers import record as plain_record
+from tests.threats.pages import assert_metrics, assert_refuses, assert_whole, save_run, text_of
 from tests.threats.poisoning import report_helpers as pictures
-from tests.threats.poisoning.test_report import text_of
 
 CLIENTS, PER_ROUND, ROUNDS, EVERY, TARGET = 40, 10, 60, 10, 4
 TASK = {
@@ -152,20 +150,7 @@ def write_run(
         "attack": Plugin(name=attack, version="1", config=config, digest=digest_json([attack, config])),
     })  # fmt: skip
     folder = root / cell.id
-    folder.mkdir(parents=True)
-    evidence = []
-    for name, table in found.items():
-        table.to_parquet(path := folder / f"{name}.parquet", index=False)
-        evidence.append(Evidence(path=path.name, rows=len(table), sha256=digest_file(path)))
-    metrics = [Metric.of(k, e) for k, e in scored.metrics.items()]
-    metrics += [Metric.of(k, e, group) for (k, group), e in scored.grouped.items()]
-    ref = FileRef(path="artifact.npz", kind="clients", sha256=artifact.save(folder / "artifact.npz"))
-    made = base.model_copy(update={
-        "cell": cell, "id": cell.id, "role": role, "artifact": ref, "evidence": tuple(evidence),
-        "metrics": tuple(metrics), "flags": scored.flags,
-    })  # fmt: skip
-    (folder / "record.json").write_text(made.to_json(indent=2))
-    return folder, made
+    return folder, save_run(folder, base, artifact, found, scored, cell=cell, id=cell.id, role=role)
 
 
 NOTES = [
@@ -205,30 +190,13 @@ def page(made: tuple[Path, Record, list[Record]]) -> str:
     return render(made[0], made[2], DATA)
 
 
-def test_every_metric_stands_there_with_its_interval(
+def test_every_metric_stands_there_and_the_page_is_whole(
     made: tuple[Path, Record, list[Record]], page: str
 ) -> None:
-    seen = text_of(page)
-    for m in made[1].metrics:
-        if m.group is None:
-            assert f"{m.name} {fraction(m.value)} {bounds(m.low, m.high)} {m.n} {m.seeds} {m.method}" in seen
-            assert federation_words.DEFINITIONS[m.name] in html.unescape(page)
+    assert_metrics(made[1], page, federation_words.DEFINITIONS, victims=True, groups=False)
+    assert_whole(page)
     for name in federation_words.HEADLINE:
         assert f"<small>{name}</small>" in page
-    assert "%" not in seen and made[1].id in page
-
-
-def test_the_page_loads_nothing_runs_nothing_and_ids_are_unique(page: str) -> None:
-    assert "<script" not in page and "@import" not in page and "<link" not in page
-    for address in re.findall(r'(?:src|href|action)="([^"]*)"|url\(([^)]*)\)', page):
-        assert re.match(r"#", "".join(address)), address
-    assert 'name="viewport"' in page and "prefers-color-scheme: dark" in page
-    ids = re.findall(r'\sid="([^"]+)"', page)
-    assert len(ids) == len(set(ids)) > 0
-    assert set(re.findall(r'(?:href="|url\()#([^")]+)', page)) <= set(ids)
-    assert "#fe01" not in page and "#fe02" not in page
-    used = {int(i) for i in re.findall(r"var\(--series-(\d+)\)", page)}
-    assert used <= {int(i) for i in re.findall(r"--series-(\d+):", page)}
 
 
 def test_the_same_inputs_give_the_same_page(made: tuple[Path, Record, list[Record]], page: str) -> None:
@@ -396,22 +364,8 @@ def test_many_defences_have_marks_of_their_own() -> None:
     assert len({(figures.glyph(i), figures.colour(i)) for i in places}) == 24
 
 
-@pytest.mark.parametrize("name", ["artifact.npz", "rounds.parquet", "clients.parquet"])
-def test_changed_files_are_refused(tmp_path: Path, name: str) -> None:
-    folder, _ = write_run(tmp_path)
-    whole = (folder / name).read_bytes()
-    (folder / name).write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    with pytest.raises(ArtifactError, match=f"{name} was changed"):
-        render(folder, [], None)
-
-
-def test_runs_that_were_not_scored_are_refused(tmp_path: Path) -> None:
-    folder, own = write_run(tmp_path)
-    error = ErrorInfo(type="LimitReachedError", message="out of time")
-    failed = own.model_copy(update={"status": "timeout", "error": error, "metrics": ()})
-    (folder / "record.json").write_text(failed.to_json())
-    with pytest.raises(RecordError, match="status timeout"):
-        render(folder, [], None)
+def test_files_that_do_not_fit_and_runs_without_a_score_are_refused(tmp_path: Path) -> None:
+    assert_refuses(render, write_run(tmp_path)[0], ["artifact.npz", "rounds.parquet", "clients.parquet"])
 
 
 def test_the_command_line_writes_the_page(
