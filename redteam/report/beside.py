@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from redteam.core.hashing import canonical_json
@@ -32,6 +33,30 @@ def pooled(records: Iterable[Record], name: str) -> Estimate | None:
     """The mean of a metric over the records that have it."""
     found = [e for r in records if (e := of_metric(r, name)) is not None]
     return across_cells(found) if found else None
+
+
+@dataclass(frozen=True)
+class Row:
+    """Records with one label, such as one defence, over their seeds.
+
+    Args:
+        place: among all that are shown, for its colour and marker.
+        ids: the records behind it.
+        numbers: metric to its mean over the seeds; None where it was not measured.
+    """
+
+    label: str
+    place: int
+    ids: frozenset[str]
+    numbers: Mapping[str, Estimate | None]
+
+
+def rows(groups: Iterable[tuple[str, Sequence[Record]]], names: Collection[str]) -> list[Row]:
+    """A row for each (label, records), with the metrics in the order of `names`."""
+    return [
+        Row(label, place, ids(records), {name: pooled(records, name) for name in names})
+        for place, (label, records) in enumerate(groups)
+    ]
 
 
 def ids(records: Iterable[Record]) -> frozenset[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -21,6 +21,24 @@ from redteam.report import figures, words
 
 A = TypeVar("A")
 _SHARED = Path(__file__).parent
+
+
+class Render(Protocol):
+    """What every room's `report` package gives as `render`: the page of a run as HTML that loads nothing.
+
+    Args:
+        run: the run's folder.
+        siblings: other records of the store; the room says which of them stand beside the run.
+        dataset: the data set of the run, to show its examples and the names of its classes, or None.
+        flags: the explanation of each flag id; those without one refer to the documentation.
+
+    Raises:
+        RecordError, ArtifactError, DataError: see `read`.
+    """
+
+    def __call__(
+        self, run: Path, siblings: Sequence[Record], dataset: Any | None, *, flags: Mapping[str, str] | None = None
+    ) -> str: ...  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -96,8 +96,7 @@ def test_evasion_stands_beside_both_controls_and_other_runs(page: str) -> None:
     for name, value in (("evasion", "0.958"), ("base_evasion", "0.042"), ("random_evasion", "0.042")):
         assert f"{name} {value} [" in seen
     assert (
-        "gcq-moderation (universal=false) this run's 0.958" in seen
-        and "random-suffix (control) 0.042" in seen
+        "gcq-moderation (universal=false) this run 0.958" in seen and "random-suffix (control) 0.042" in seen
     )
     assert "Controls beside this run reached an evasion of: random-suffix (control) 0.042" in seen
     assert "so the suffix has an effect" in seen and "so the search does more than noise" in seen

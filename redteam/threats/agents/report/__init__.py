@@ -59,16 +59,8 @@ class Square:
 def render(
     run: Path, siblings: Sequence[Record], dataset: Any | None, *, flags: Mapping[str, str] | None = None
 ) -> str:
-    """The page of the run in folder `run`.
-
-    Args:
-        siblings: other records of the store; those with the run's task, whatever their attack and defences,
-            make the frontier.
-        dataset: not shown; checked if given.
-        flags: the explanation of each flag id.
-
-    Raises:
-        RecordError, ArtifactError, DataError: see `redteam.report.page.read`.
+    """See `redteam.report.page.Render`. Beside the run stand siblings with its task, whatever their
+    attack and defences. The data set is not shown.
     """
     record, artifact, tables = page.read(LAYOUT, run, dataset)
     verdicts, beside = tables["verdicts"], series.comparable(record, siblings)

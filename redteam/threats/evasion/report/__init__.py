@@ -29,17 +29,8 @@ LAYOUT = page.Layout(
 def render(
     run: Path, siblings: Sequence[Record], dataset: Any | None, *, flags: Mapping[str, str] | None = None
 ) -> str:
-    """The page of the run in folder `run`.
-
-    Args:
-        siblings: other records of the store; those with the run's task and attack, whatever their defences, stand
-            beside it, and so do other attacks on the very same networks.
-        dataset: the pair of domains, or the one data set, of the run; None leaves out the images and the names of
-            the classes.
-        flags: the explanation of each flag id, in place of ours.
-
-    Raises:
-        RecordError, ArtifactError, DataError: see `redteam.report.page.read`.
+    """See `redteam.report.page.Render`. Beside the run stand siblings with its task and attack, whatever
+    their defences, and other attacks on the very same networks. Flags have explanations of our own.
     """
     record, artifact, tables = page.read(LAYOUT, run, dataset)
     beside, others = series.comparable(record, siblings), series.other_attacks(record, siblings)

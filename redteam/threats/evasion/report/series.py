@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -12,7 +12,7 @@ from redteam.core.hashing import canonical_json
 from redteam.core.record import Metric, Record
 from redteam.core.stats import Estimate, across_cells, paired_difference
 from redteam.report import beside
-from redteam.report.beside import estimate, of_metric
+from redteam.report.beside import Row, estimate, of_metric
 from redteam.threats.evasion.artifact import Perturbed
 from redteam.threats.evasion.metrics import by_radius, correct, radius_group, robust
 
@@ -34,17 +34,6 @@ class Line:
     own: bool
     ids: frozenset[str]
     points: Curve
-
-
-@dataclass(frozen=True)
-class Row:
-    """One defence, or one attack, over its seeds. numbers: by metric. own: whether this run is in it."""
-
-    label: str
-    place: int
-    ids: frozenset[str]
-    numbers: Mapping[str, Estimate | None]
-    own: bool
 
 
 @dataclass(frozen=True)
@@ -128,26 +117,29 @@ def attack_label(record: Record, others: Sequence[Record]) -> str:
 
 def lines(record: Record, others: Sequence[Record]) -> list[Line]:
     """This run, then every other defence under the same attack, seeds pooled."""
+    found = _defended(record, others)
+    own = [record]
     return [
-        Line(label, place, own, beside.ids(found), _over_radii(found))
-        for label, place, own, records in _defended(record, others)
-        for found in ([record] if own else records,)
+        Line(
+            label,
+            place,
+            not place,
+            beside.ids(own if not place else rows),
+            _over_radii(own if not place else rows),
+        )
+        for place, (label, rows) in enumerate(found)
     ]
 
 
 def rows(record: Record, others: Sequence[Record]) -> list[Row]:
     """Every defence under this run's attack at the main radius, this run's first, seeds pooled."""
-    return [
-        Row(label, place, beside.ids(records), {name: beside.pooled(records, name) for name in TRADE}, own)
-        for label, place, own, records in _defended(record, others)
-    ]
+    return beside.rows(_defended(record, others), TRADE)
 
 
-def _defended(record: Record, others: Sequence[Record]) -> Iterator[tuple[str, int, bool, list[Record]]]:
-    """(label, place, whether it is this run's, records) of each defence."""
-    labels, mine = beside.defense_labels(others), beside.defense_key(record)
-    for place, (key, records) in enumerate(beside.by_defense(record, others).items()):
-        yield labels[records[0].id], place, key == mine, records
+def _defended(record: Record, others: Sequence[Record]) -> list[tuple[str, list[Record]]]:
+    """(label, records) of each defence, this run's first."""
+    labels = beside.defense_labels(others)
+    return [(labels[rows[0].id], rows) for rows in beside.by_defense(record, others).values()]
 
 
 def _over_radii(records: Sequence[Record]) -> Curve:
@@ -163,12 +155,9 @@ def _over_radii(records: Sequence[Record]) -> Curve:
 
 
 def attacks(record: Record, others: Sequence[Record]) -> list[Row]:
-    """This run's attack and the others on the same networks."""
+    """This run's attack, then the others on the same networks."""
     every = [record, *others]
-    return [
-        Row(attack_label(r, every), place, frozenset((r.id,)), {n: of_metric(r, n) for n in _UNDER}, r is record)
-        for place, r in enumerate(every)
-    ]  # fmt: skip
+    return beside.rows([(attack_label(r, every), [r]) for r in every], _UNDER)
 
 
 # ---------------------------------------------------------------- one run

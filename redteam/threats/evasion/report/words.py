@@ -8,11 +8,12 @@ import pandas as pd
 
 from redteam.core.record import Record
 from redteam.core.stats import Estimate
+from redteam.report.beside import Row
 from redteam.report.words import UNDEFENDED, behind, by_sign, count, fraction, with_interval
 from redteam.threats.evasion.artifact import Perturbed
 from redteam.threats.evasion.metrics import black_box_gain, claims, rises
 from redteam.threats.evasion.report import series
-from redteam.threats.evasion.report.series import After, AtRadius, Row
+from redteam.threats.evasion.report.series import After, AtRadius
 
 HEADLINE = (
     "accuracy", "robust_accuracy", "robust_drop", "attack_success", "pseudo_accuracy", "selection_gap",
@@ -200,8 +201,8 @@ def _choice(record: Record) -> str:
 
 
 def _beside(rows: Sequence[Row], attacks: Sequence[Row]) -> str:
-    bare = next((r for r in rows if not r.own and r.label == UNDEFENDED), None)
-    same = [r for r in attacks if not r.own]
+    bare = next((r for r in rows[1:] if r.label == UNDEFENDED), None)
+    same = attacks[1:]
     parts = []
     if bare is not None:
         parts.append(
@@ -213,7 +214,7 @@ def _beside(rows: Sequence[Row], attacks: Sequence[Row]) -> str:
         parts.append(f"Of the same networks under other attacks and controls: {listed}.")
         known = [(r, e) for r in attacks if (e := r.numbers["robust_accuracy"]) is not None]
         least = min(known, key=lambda pair: pair[1].value)[0] if known else None
-        if least is not None and not least.own:
+        if least is not None and least is not attacks[0]:
             parts.append(
                 f"The least of these is that of {least.label}: believe it, and not the number above."
             )

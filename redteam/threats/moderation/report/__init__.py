@@ -9,7 +9,7 @@ from typing import Any
 from redteam.core.record import Metric, Record
 from redteam.core.stats import Estimate
 from redteam.report import figures, page
-from redteam.report.beside import by_setting, comparable, ids, of_metric, pooled, same_question
+from redteam.report.beside import by_setting, comparable, of_metric, pooled, rows, same_question
 from redteam.threats.moderation.artifact import Suffixes
 from redteam.threats.moderation.report import texts, words
 
@@ -27,39 +27,32 @@ _ARMS = {"original": "base_evasion", "random": "random_evasion", "suffix": "evas
 def render(
     run: Path, siblings: Sequence[Record], dataset: Any | None, *, flags: Mapping[str, str] | None = None
 ) -> str:
-    """The page of the run in folder `run`.
-
-    Args:
-        siblings: other records of the store; those with the run's task and defences stand beside it.
-        dataset: not shown; checked if given.
-        flags: the explanation of each flag id.
-
-    Raises:
-        RecordError, ArtifactError, DataError: see `redteam.report.page.read`.
+    """See `redteam.report.page.Render`. Beside the run stand siblings with its task and defences. The
+    data set is not shown.
     """
     record, artifact, tables = page.read(LAYOUT, run, dataset)
     beside, outcomes = comparable(record, siblings, same_question), tables["outcomes"]
-    settings, rows = by_setting(beside), texts.rows(artifact, outcomes)
+    settings, found = by_setting(beside), texts.rows(artifact, outcomes)
     kinds, endings = texts.endings(outcomes)
     return page.render(
         LAYOUT, record, flags=flags, left_out=page.left_out(siblings, beside), notes=artifact.notes,
         title=f"{record.cell.attack.name} on {record.cell.task.dataset}",
         summary=words.summary(record, artifact, _controls(record, settings)),
-        texts=len(rows),
+        texts=len(found),
         repeats=int(outcomes["sample"].nunique()),
         arms=words.ARMS,
         arm_heads=[f"#{label}" for label in words.ARMS.values()],
         columns=words.COLUMNS,
         arms_svg=_arms_svg(record),
-        beside=[(label, ids(found), [pooled(found, n) for n in words.COLUMNS]) for label, found in settings],
+        beside=rows(settings, words.COLUMNS),
         splits=_splits(record),
         kinds=[f"#{kind}" for kind in kinds],
         endings=endings,
         categories=texts.categories(outcomes),
         cost=texts.cost(artifact),
         queries=int(artifact.queries.sum()),
-        first_rows=rows[:_FIRST_SHOWN],
-        more_rows=rows[_FIRST_SHOWN:],
+        first_rows=found[:_FIRST_SHOWN],
+        more_rows=found[_FIRST_SHOWN:],
     )  # fmt: skip
 
 

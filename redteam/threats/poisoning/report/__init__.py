@@ -26,15 +26,8 @@ LAYOUT = page.Layout(
 def render(
     run: Path, siblings: Sequence[Record], dataset: Any | None, *, flags: Mapping[str, str] | None = None
 ) -> str:
-    """The page of the run in folder `run`; it loads nothing and names every number's interval.
-
-    Args:
-        siblings: other records of the store; those with the run's task, goal and defences make the curve.
-        dataset: the images of the run; None leaves them out, and the names of the classes.
-        flags: the explanation of each flag id.
-
-    Raises:
-        RecordError, ArtifactError, DataError: see `redteam.report.page.read`.
+    """See `redteam.report.page.Render`. Beside the run stand siblings with its task, goal and defences.
+    Without the data set, the pictures and the names of the classes are left out.
     """
     record, artifact, tables = page.read(LAYOUT, run, dataset)
     classes = dataset.classes if dataset else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from redteam.core.record import Metric, Record
+from redteam.core.record import Record
 from redteam.report.words import (
     against_controls,
     by_sign,
@@ -55,7 +55,9 @@ def summary(
     curve: Sequence[Series],
 ) -> list[str]:
     """What was attacked and what came out, one paragraph an idea."""
-    parts = [_what(record, artifact, changed, images), _outcome(record, artifact, classes)]
+    outcome = trigger_outcome(record, artifact.source_class, artifact.target_class, classes)
+    trigger = f"The trigger is {artifact.trigger['name']}. "
+    parts = [_what(record, artifact, changed, images), trigger + outcome]
     if (cta := record.metric("cta")) is not None:
         parts.append(
             f"On plain test images the victims are right at a rate of {with_interval(cta)}; the references "
@@ -78,30 +80,31 @@ def _what(record: Record, artifact: Poison, changed: int, images: int) -> str:
     )
 
 
-def _outcome(record: Record, artifact: Poison, classes: Sequence[str] | None) -> str:
+def trigger_outcome(
+    record: Record, source: int, target: int, classes: Sequence[str] | None, before: str = ""
+) -> str:  # fmt: skip
+    """How the trigger did, with and without the attack, and what the interval of trigger_lift allows to say.
+
+    Args:
+        source, target: class numbers; a source below zero is every class but the target.
+        before: begins the sentence on the images.
+    """
     pta, lift = record.metric("pta"), record.metric("trigger_lift")
     if pta is None or lift is None:
         return "How the trigger did was not measured."
-    goal = class_name(artifact.target_class, classes)
-    source = source_name(artifact.source_class, classes)
-    text = (
-        f"The trigger is {artifact.trigger['name']}. Test images of {source} that wear it are given {goal} "
-        f"at a rate of {with_interval(pta)}; without it, at {fraction(pta.value - lift.value)}. The "
-        f"difference is trigger_lift: {with_interval(lift)}. For comparison, the references give the target "
-        f"class to images that wear the trigger at a rate of {with_interval(record.metric('base_pta'))}. "
-    )
-    return text + lift_says(lift)
-
-
-def lift_says(lift: Metric) -> str:
-    """What the interval of trigger_lift allows to say."""
-    return by_sign(
-        lift,
-        "The interval of trigger_lift lies above zero: the trigger has an effect.",
+    images = f"{before} test images" if before else "Test images"
+    return (
+        f"{images} of {source_name(source, classes)} that wear the trigger are given {class_name(target, classes)} at "
+        f"a rate of {with_interval(pta)} (n {pta.n}); without it, at "
+        f"{fraction(pta.value - lift.value)}. The difference is trigger_lift: {with_interval(lift)}. With no attack, "
+        "the references give the same triggered images that class at a rate of "
+        f"{with_interval(record.metric('base_pta'))}. "
+    ) + by_sign(
+        lift, "The interval of trigger_lift lies above zero: the trigger has an effect.",
         "The interval of trigger_lift lies below zero: the trigger works against the attacker.",
         "The interval of trigger_lift includes zero: this run shows no effect of the trigger.",
         "trigger_lift has no interval, so it proves nothing by itself.",
-    )
+    )  # fmt: skip
 
 
 def _controls(record: Record, curve: Sequence[Series]) -> str:

@@ -55,16 +55,8 @@ class _Row:
 def render(
     run: Path, siblings: Sequence[Record], dataset: Any | None, *, flags: Mapping[str, str] | None = None
 ) -> str:
-    """The page of the run in folder `run`.
-
-    Args:
-        siblings: other records of the store; those with the run's task and defences stand beside it, and
-            their searches are drawn if their folders lie beside `run`.
-        dataset: not shown; checked if given.
-        flags: the explanation of each flag id.
-
-    Raises:
-        RecordError, ArtifactError, DataError: see `redteam.report.page.read`.
+    """See `redteam.report.page.Render`. Beside the run stand siblings with its task and defences; their
+    searches are drawn if their folders lie beside `run`. The data set is not shown.
     """
     record, artifact, tables = page.read(LAYOUT, run, dataset)
     beside = comparable(record, siblings, same_question)

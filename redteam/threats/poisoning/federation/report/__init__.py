@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from redteam.core.record import Record
-from redteam.core.stats import Estimate
 from redteam.report import page
 from redteam.report.words import class_name
 from redteam.threats.poisoning.federation.artifact import Clients
@@ -27,30 +25,11 @@ LAYOUT = page.Layout(
 _EVENTS = 60
 
 
-@dataclass(frozen=True)
-class _Step:
-    """This run and its reference at one snapshot."""
-
-    round: int
-    asr: Estimate | None
-    base_asr: Estimate
-    cta: Estimate | None
-    base_cta: Estimate
-
-
 def render(
     run: Path, siblings: Sequence[Record], dataset: Any | None, *, flags: Mapping[str, str] | None = None
 ) -> str:
-    """The page of the run in folder `run`.
-
-    Args:
-        siblings: other records of the store; those with the run's task and attack, whatever their defences and
-            number of malicious clients, stand beside it.
-        dataset: the data set of the run, for the names of its classes; None: numbers alone.
-        flags: the explanation of each flag id.
-
-    Raises:
-        RecordError, ArtifactError, DataError: see `redteam.report.page.read`.
+    """See `redteam.report.page.Render`. Beside the run stand siblings with its task and attack,
+    whatever their defences and number of malicious clients. Of the data set only the names of its classes are shown.
     """
     record, artifact, tables = page.read(LAYOUT, run, dataset)
     classes = dataset.classes if dataset else None
@@ -73,23 +52,14 @@ def render(
 def _curves(record: Record, rounds: pd.DataFrame, lines: Sequence[series.Line]) -> dict[str, Any]:
     base, drift = series.reference(rounds), series.drift_steps(record.cell.task.config)
     own = next(line for line in lines if line.own)
-    asr, cta = dict(own.asr), dict(own.cta)
-    steps = [
-        _Step(number, asr.get(number), base_asr, cta.get(number), base_cta)
-        for (number, base_asr), (_, base_cta) in zip(base["asr"], base["cta"], strict=True)
-    ]
-    others = [line for line in lines if not line.own]
+    pairs = [(dict(getattr(own, m)), dict(base[m])) for m in ("asr", "cta")]
     return {
         "lines": lines,
-        "others": others,
+        "others": [line for line in lines if not line.own],
         "drift": drift,
         "at_a_round": words.AT_A_ROUND,
-        "steps": steps,
+        "steps": [(n, [e for mine, reference in pairs for e in (mine.get(n), reference[n])]) for n, _ in base["asr"]],
         "rounds_svgs": [(m, plots.rounds_svg(lines, m, base[m], drift)) for m in ("asr", "cta")],
-        "by_round": [
-            (step.round, [(dict(line.asr).get(step.round), dict(line.cta).get(step.round)) for line in others])
-            for step in steps
-        ],
     }  # fmt: skip
 
 

@@ -21,7 +21,7 @@ from redteam.threats.poisoning.federation.artifact import Clients
 from redteam.threats.poisoning.federation.report import series
 from redteam.threats.poisoning.federation.report.series import Line, Point
 from redteam.threats.poisoning.report import words
-from redteam.threats.poisoning.report.words import lift_says, source_name
+from redteam.threats.poisoning.report.words import source_name, trigger_outcome
 
 HEADLINE = (
     "asr", "asr_max", "base_pta", "trigger_lift", "cta", "cta_drop", "filter_tpr", "filter_fpr",
@@ -68,7 +68,8 @@ def summary(
     """What was attacked and what came out, one paragraph an idea."""
     own = next((line for line in lines if line.own), None)
     parts = [
-        _what(record, artifact), _clients(record, artifact, classes), _outcome(record, artifact, classes),
+        _what(record, artifact), _clients(record, artifact, classes),
+        trigger_outcome(record, artifact.source_class, artifact.target_class, classes, "In the end,"),
         _over_rounds(record, own), _price(record), _filter(record), _beside(record, points, controls),
     ]  # fmt: skip
     return [p for p in parts if p]
@@ -122,20 +123,6 @@ def _clients(record: Record, artifact: Clients, classes: Sequence[str] | None) -
         f"{artifact.trigger['name']} are to be given {class_name(artifact.target_class, classes)}. "
         f"{act}; {presence}{rate}."
     )
-
-
-def _outcome(record: Record, artifact: Clients, classes: Sequence[str] | None) -> str:
-    pta, lift = record.metric("pta"), record.metric("trigger_lift")
-    if pta is None or lift is None:
-        return "How the trigger did was not measured."
-    text = (
-        f"In the end, test images of {source_name(artifact.source_class, classes)} that wear the trigger are given "
-        f"{class_name(artifact.target_class, classes)} at a rate of {_full(pta)}; without it, at "
-        f"{fraction(pta.value - lift.value)}. The difference is trigger_lift: {with_interval(lift)}. With no attack, "
-        "the references give the same triggered images that class at a rate of "
-        f"{with_interval(record.metric('base_pta'))}. "
-    )
-    return text + lift_says(lift)
 
 
 def _full(m: Metric | Estimate | None) -> str:
