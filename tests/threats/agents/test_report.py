@@ -51,16 +51,14 @@ def facts(users: int, absent: frozenset[tuple[str, str]]) -> pd.DataFrame:
     for p in (f"p{i:03d}" for i in range(users)):
         for f in FIELDS:
             has = (p, f) not in absent
-            derived = [
-                {
-                    "name": "age",
-                    "question": "how old the user is",
-                    "phrases": [f"aged {p[1:]} years"],
-                    "sources": [],
-                }
-            ]
+            age = {
+                "name": "age",
+                "question": "how old the user is",
+                "phrases": [f"aged {p[1:]} years"],
+                "sources": [],
+            }
             rows.append((p, f, has, value(p, f) if has else "none", json.dumps([value(p, f)] if has else []),
-                         json.dumps(derived if f == "birth_date" and has else [])))  # fmt: skip
+                         json.dumps([age] if f == "birth_date" and has else [])))  # fmt: skip
     return pd.DataFrame(rows, columns=["profile", "field", "present", "text", "sentinels", "derived"])
 
 
@@ -138,14 +136,7 @@ def scripts_of(questions: pd.DataFrame, note: str = "") -> Scripts:
     return Scripts(made, ("stop",) * len(made), np.ones(len(made), np.int64), {"silent_attacker": 2})
 
 
-def write_run(
-    root: Path,
-    tables: Mapping[str, pd.DataFrame],
-    *,
-    note: str = "",
-    more: Sequence[Metric] = (),
-    **cell: Any,
-) -> Record:
+def write_run(root: Path, tables: Mapping[str, pd.DataFrame], *, note: str = "", **cell: Any) -> Record:
     """A finished run with these tables, and the metrics that follow from them."""
     made = agent_record(**cell)
     store = Store(root)
@@ -154,7 +145,7 @@ def write_run(
     metrics += [Metric.of(name, e, group) for (name, group), e in grouped_metrics(tables["verdicts"]).items()]
     record = made.model_copy(
         update={
-            "metrics": (*metrics, *more), "evidence": store.save_evidence(made.id, tables),
+            "metrics": tuple(metrics), "evidence": store.save_evidence(made.id, tables),
             "artifact": store.save_artifact(made.id, scripts_of(tables["questions"], note)),
         }
     )  # fmt: skip
@@ -317,17 +308,6 @@ def test_the_judge_stands_beside_the_detector(tmp_path: Path) -> None:
     told = render(tmp_path / record.id, [], None)
     assert "leaked, by the detector 1 2 0 withheld, by the detector 0 5 4" in text_of(told)
     assert "<dt>judge</dt><dd>yes</dd>" in talk_of(told, "p000/restaurant/diagnosis")
-
-
-def test_flags_carry_their_text_if_given(store: tuple[Path, list[Record]]) -> None:
-    root, records = store
-    path = root / records[4].id / "record.json"
-    before = path.read_text()
-    path.write_text(records[4].model_copy(update={"flags": ("silent-agent",)}).to_json())
-    told = render(root / records[4].id, [], None, flags={"silent-agent": "It < says."})
-    assert "<code>silent-agent</code>: It &lt; says." in told
-    assert "silent-agent : see docs/flags.md" in text_of(render(root / records[4].id, [], None))
-    path.write_text(before)
 
 
 def test_the_same_inputs_give_the_same_page(store: tuple[Path, list[Record]], page: str) -> None:

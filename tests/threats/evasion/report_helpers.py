@@ -158,14 +158,8 @@ def write_run(
     tables = {"outcomes": outcomes(artifact, images.labels, clean, said), "probes": probes(victims, **probe)}
     tables |= training(images.labels, victims) if trained else {}
     scored = rescore(artifact, tables)
-    config = {
-        "norm": "Linf",
-        "eps": MAIN,
-        "curve": [e for e in eps if e != MAIN],
-        "batch": 250,
-        "steps": 20,
-        **(settings or {}),
-    }
+    further = [e for e in eps if e != MAIN]
+    config = {"norm": "Linf", "eps": MAIN, "curve": further, "batch": 250, "steps": 20, **(settings or {})}
     cell = base.cell.model_copy(update={
         "defenses": defenses,
         "attack": Plugin(name=attack, version="1", config=config, digest=digest_json([attack, config])),

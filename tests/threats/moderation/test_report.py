@@ -113,13 +113,12 @@ def test_each_text_shows_its_suffixes_and_verdicts_in_every_arm(page: str) -> No
     assert page.count('class="keep hit"') == 1 + 1 + 23, "one text passes in any arm, 22 by the suffix alone"
 
 
-def test_verdicts_categories_and_cost_are_counted(page: str) -> None:
+def test_verdicts_and_cost_are_counted(page: str) -> None:
     seen = text_of(page)
     assert (
         "asked passed flagged timeout as it was 3 69 0 with a random suffix 3 69 0 with the suffix 69 0 3"
         in seen
     )
-    assert "rude 0.867 0.867 0.100" in seen and "loud 0.200 0.200 0.200" in seen
     assert "The searches put 300 texts" in seen and "train 24 12.5 24 300 0.800" in seen
     assert "Some searches or requests ended in errors or timeouts." in seen and "1.000 [" in seen
 

@@ -149,12 +149,6 @@ def test_published_numbers_nobody_has_say_so(page: str) -> None:
     assert "not available nobody2020, table <9>" in text_of(page)
 
 
-def test_flags_carry_their_text_if_given(made: tuple[Path, Record], page: str) -> None:
-    assert "under-budget : see docs/flags.md" in text_of(page)
-    told = render(made[0], [], None, flags={"under-budget": "Fewer rows < allowed."})
-    assert "<code>under-budget</code>: Fewer rows &lt; allowed." in told
-
-
 def test_the_command_names_every_setting(page: str) -> None:
     seen = text_of(page)
     parts = (

@@ -13,7 +13,6 @@ import pytest
 from leaderboards import table
 from redteam.core.record import Metric, Record
 from redteam.report.beside import comparable, same_question
-from redteam.report.words import visible
 from redteam.threats.strings.metrics import OUTCOME_COLUMNS
 from redteam.threats.strings.report import render
 from redteam.threats.strings.report import series as string_series
@@ -175,12 +174,6 @@ def test_a_search_without_a_trace_or_anything_found(tmp_path: Path) -> None:
     assert "so there is nothing to reproduce" in told and "none found" in told
 
 
-def test_flags_carry_their_text_if_given(store: tuple[Path, list[Record]], page: str) -> None:
-    assert "errors-in-denominator : see docs/flags.md" in text_of(page)
-    told = render(store[0] / store[1][0].id, [], None, flags={"errors-in-denominator": "Lost < found."})
-    assert "<code>errors-in-denominator</code>: Lost &lt; found." in told
-
-
 def test_the_same_inputs_give_the_same_page(store: tuple[Path, list[Record]], page: str) -> None:
     assert render(store[0] / store[1][0].id, store[1][::-1], None) == page
 
@@ -202,11 +195,6 @@ def test_files_that_do_not_fit_and_runs_without_a_score_are_refused(tmp_path: Pa
 )
 def test_how_far_an_answer_agrees(text: str, target: str, parts: tuple[str, str]) -> None:
     assert agreement(text, target) == parts
-
-
-def test_long_text_is_cut_and_says_so() -> None:
-    assert visible("a" * 601) == "a" * 600 + " ... (1 more characters)"
-    assert visible("é漢 a\tb\x00") == "é漢 a\\tb\\x00"
 
 
 # ---------------------------------------------------------------- boards

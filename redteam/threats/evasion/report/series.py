@@ -117,16 +117,9 @@ def attack_label(record: Record, others: Sequence[Record]) -> str:
 
 def lines(record: Record, others: Sequence[Record]) -> list[Line]:
     """This run, then every other defence under the same attack, seeds pooled."""
-    found = _defended(record, others)
-    own = [record]
+    found = [(label, rows if i else [record]) for i, (label, rows) in enumerate(_defended(record, others))]
     return [
-        Line(
-            label,
-            place,
-            not place,
-            beside.ids(own if not place else rows),
-            _over_radii(own if not place else rows),
-        )
+        Line(label, place, not place, beside.ids(rows), _over_radii(rows))
         for place, (label, rows) in enumerate(found)
     ]
 

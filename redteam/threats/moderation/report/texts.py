@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from redteam.llm.language import ANSWERED
 from redteam.threats.moderation.artifact import Suffixes
-from redteam.threats.moderation.metrics import SCORE
 from redteam.threats.moderation.report.words import ARMS
 from redteam.threats.moderation.scorer import suffixes
 
@@ -30,31 +30,19 @@ class Verdicts:
         return 2 * self.passed > self.asked
 
 
-@dataclass(frozen=True)
-class Row:
-    """One text with its suffixes. verdicts: by arm. seen: sum of scores before and after, as the search saw it."""
+def rows(artifact: Suffixes, outcomes: pd.DataFrame) -> list[dict[str, Any]]:
+    """What the page says of each text, in the order of the artifact.
 
-    id: str
-    split: str
-    text: str
-    suffix: str
-    random: str
-    verdicts: dict[str, Verdicts]
-    queries: int
-    seen: tuple[float, float]
-    search: str
-
-
-def rows(artifact: Suffixes, outcomes: pd.DataFrame) -> list[Row]:
-    """The texts in the order of the artifact."""
+    verdicts: by arm. seen: sum of the scores before and after, as the search saw it.
+    """
     found = {key: _verdicts(part) for key, part in outcomes.groupby(["id", "arm"], sort=False)}
     ours, random = (suffixes(artifact.texts, sent) for sent in (artifact.sent, artifact.control))
     return [
-        Row(
-            id=name, split=artifact.split[i], text=artifact.texts[i], suffix=ours[i], random=random[i],
-            verdicts={arm: found[name, arm] for arm in ARMS}, queries=int(artifact.queries[i]),
-            seen=(float(artifact.score_before[i]), float(artifact.score_after[i])), search=artifact.finish[i],
-        )
+        {
+            "id": name, "split": artifact.split[i], "text": artifact.texts[i], "suffix": ours[i], "random": random[i],
+            "verdicts": {arm: found[name, arm] for arm in ARMS}, "queries": int(artifact.queries[i]),
+            "seen": (artifact.score_before[i], artifact.score_after[i]), "search": artifact.finish[i],
+        }
         for i, name in enumerate(artifact.ids)
     ]  # fmt: skip
 
@@ -77,27 +65,11 @@ def endings(outcomes: pd.DataFrame) -> tuple[list[str], dict[str, list[int]]]:
     return kinds, {arm: [counts[arm][k] for k in kinds] for arm in ARMS}
 
 
-def categories(outcomes: pd.DataFrame) -> list[tuple[str, list[float | None]]]:
-    """(category, its mean score in each arm) over the answered verdicts, the largest as it was first."""
-    means = outcomes[outcomes["finish"].isin(ANSWERED)].groupby("arm").mean(numeric_only=True)
-    names = [c for c in outcomes if str(c).startswith(SCORE)]
-    found: list[tuple[str, list[float | None]]] = []
-    for name in names:
-        known = means[name].dropna()
-        values = [float(known[arm]) if arm in known else None for arm in ARMS]
-        found.append((str(name).removeprefix(SCORE), values))
-    return sorted(found, key=lambda pair: (-(pair[1][0] or 0.0), pair[0]))
-
-
 def cost(artifact: Suffixes) -> list[tuple[str, list[float]]]:
     """(split, [texts, median, largest and total queries, median drop of the score in the search])."""
-    split = np.array(artifact.split)
     drop = artifact.score_before - artifact.score_after
-    out: list[tuple[str, list[float]]] = []
-    for name in sorted(set(artifact.split)):
-        queries, mine = artifact.queries[split == name], drop[split == name]
-        known = mine[np.isfinite(mine)]
-        middle = float(np.median(known)) if len(known) else float("nan")
-        spent = [float(x) for x in (len(queries), np.median(queries), queries.max(), queries.sum())]
-        out.append((name, [*spent, middle]))
-    return out
+    table = pd.DataFrame({"split": artifact.split, "queries": artifact.queries, "drop": drop})
+    return [
+        (str(name), [len(part), *part["queries"].agg(["median", "max", "sum"]), part["drop"].median()])
+        for name, part in table.groupby("split")
+    ]

@@ -52,8 +52,8 @@ def render(
 def _curves(record: Record, series: Sequence[curve.Series]) -> dict[str, Any]:
     base = of_metric(record, "base_pta")
     return {
-        "pta_svg": plots.curve_svg(series, "pta", "pta", base),
-        "lift_svg": plots.curve_svg(series, "lift", "trigger_lift", None),
+        "pta_svg": plots.curve_svg(series, "pta", base),
+        "lift_svg": plots.curve_svg(series, "trigger_lift", None),
         "curve_rows": [(s.label, p) for s in series for p in s.points],
         "curve_budgets": curve.budgets(series),
         "base": base,

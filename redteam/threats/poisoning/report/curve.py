@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,14 +17,12 @@ GOAL = ("trigger", "trigger_strength", "trigger_cycles", "source", "target_class
 
 @dataclass(frozen=True)
 class Point:
-    """The cells of one series at one budget."""
+    """The cells of one series at one budget. numbers: pta, trigger_lift and cta, the means over the cells."""
 
     budget: int
     cells: int
     victims: int
-    pta: Estimate | None
-    lift: Estimate | None
-    cta: Estimate | None
+    numbers: Mapping[str, Estimate | None]
 
 
 @dataclass(frozen=True)
@@ -66,8 +64,8 @@ def _points(records: Sequence[Record]) -> tuple[Point, ...]:
 
 def _point(budget: int, records: Sequence[Record]) -> Point:
     victims = sum(m.seeds for r in records if (m := r.metric("pta")) is not None)
-    numbers = (beside.pooled(records, name) for name in ("pta", "trigger_lift", "cta"))
-    return Point(budget, len(records), victims, *numbers)
+    numbers = {name: beside.pooled(records, name) for name in ("pta", "trigger_lift", "cta")}
+    return Point(budget, len(records), victims, numbers)
 
 
 def budgets(series: Iterable[Series]) -> list[int]:

@@ -9,31 +9,26 @@ from markupsafe import Markup
 
 from redteam.core.stats import Estimate
 from redteam.report import figures
-from redteam.threats.poisoning.report.curve import Point, Series, budgets
+from redteam.threats.poisoning.report.curve import Series, budgets
 
 
-def curve_svg(series: Sequence[Series], metric: str, label: str, base: Estimate | None) -> Markup:
-    """`metric` (pta or lift) of every series: against budget, or by attack if there is one budget alone."""
+def curve_svg(series: Sequence[Series], metric: str, base: Estimate | None) -> Markup:
+    """`metric` (pta or trigger_lift) of every series: against budget, or by attack if there is one budget alone."""
     if len(budgets(series)) > 1:
-        return _against_budget(series, metric, label, base)
-    return _by_attack(series, metric, label, base)
-
-
-def _value(point: Point, metric: str) -> Estimate | None:
-    found: Estimate | None = getattr(point, metric)
-    return found
+        return _against_budget(series, metric, base)
+    return _by_attack(series, metric, base)
 
 
 def _values(series: Series, metric: str) -> list[Estimate]:
-    return [e for p in series.points if (e := _value(p, metric)) is not None]
+    return [e for p in series.points if (e := p.numbers[metric]) is not None]
 
 
-def _against_budget(series: Sequence[Series], metric: str, label: str, base: Estimate | None) -> Markup:
+def _against_budget(series: Sequence[Series], metric: str, base: Estimate | None) -> Markup:
     top = max(budgets(series))
-    with figures.figure(metric, 3.2) as (axes, out):
+    with figures.figure(metric.removeprefix("trigger_"), 3.2) as (axes, out):
         _reference(axes.axhline, axes.axhspan, base)
         for i, one in enumerate(series):
-            pairs = [(p.budget, e) for p in one.points if (e := _value(p, metric)) is not None]
+            pairs = [(p.budget, e) for p in one.points if (e := p.numbers[metric]) is not None]
             if not pairs:
                 continue
             # Series are moved apart a little, else bars of one budget hide each other.
@@ -44,16 +39,16 @@ def _against_budget(series: Sequence[Series], metric: str, label: str, base: Est
                 label=one.label, linestyle="-" if one.role == "attack" else ":", **figures.mark(i),
             )  # fmt: skip
         axes.set_xlabel("budget: training rows that may change")
-        axes.set_ylabel(label)
+        axes.set_ylabel(metric)
         axes.set_ylim(*_limits(series, metric))
         figures.legend(axes, [s.label for s in series])
     return out[0]
 
 
-def _by_attack(series: Sequence[Series], metric: str, label: str, base: Estimate | None) -> Markup:
+def _by_attack(series: Sequence[Series], metric: str, base: Estimate | None) -> Markup:
     drawn = [(i, s.label, e) for i, s in enumerate(series) for e in _values(s, metric)]
     height = 0.6 + 0.5 * len(drawn)
-    with figures.figure(metric, height) as (axes, out):
+    with figures.figure(metric.removeprefix("trigger_"), height) as (axes, out):
         _reference(axes.axvline, axes.axvspan, base)
         for place, (i, name, e) in enumerate(drawn):
             axes.errorbar([e.value], [place], xerr=figures.bars([e]), linestyle="none", **figures.mark(i))
@@ -65,7 +60,7 @@ def _by_attack(series: Sequence[Series], metric: str, label: str, base: Estimate
         axes.spines["left"].set_visible(False)
         axes.set_ylim(len(drawn) - 0.6, -0.8)
         axes.set_xlim(*_limits(series, metric))
-        axes.set_xlabel(label)
+        axes.set_xlabel(metric)
         if base is not None:
             figures.legend(axes, [], 0.55 / height, columns=1)
     return out[0]

@@ -110,11 +110,11 @@ def trigger_outcome(
 def _controls(record: Record, curve: Sequence[Series]) -> str:
     budget = record.cell.attack.config.get("budget")
     found = [
-        (series.label, point.lift)
+        (series.label, e)
         for series in curve
         if series.role == "control" and record.id not in series.ids
         for point in series.points
-        if point.budget in (budget, 0) and point.lift is not None
+        if point.budget in (budget, 0) and (e := point.numbers["trigger_lift"]) is not None
     ]
     return against_controls(
         record, "trigger_lift", found, "Controls of the same budget, or of none, reached a trigger_lift of",

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,24 +30,6 @@ _ARMS = {
     "none": "no adversarial string, undefended",
 }  # fmt: skip
 _ORDER = ("length<=8", "length 9-16", "length>16")
-
-
-@dataclass(frozen=True)
-class _Row:
-    """One string in the table. answer: the part that agrees with the target, and the rest."""
-
-    id: str
-    length: int
-    target: str
-    prompt: str
-    answer: tuple[str, str]
-    finish: str
-    found_at: int | None
-    queries: int
-    search_finish: str
-    exact: int
-    repeats: int
-    initial: bool
 
 
 def render(
@@ -141,22 +121,18 @@ def _trace(artifact: Strings, trace: pd.DataFrame) -> dict[str, Any] | None:
     }  # fmt: skip
 
 
-def _rows(artifact: Strings, outcomes: pd.DataFrame) -> list[_Row]:
+def _rows(artifact: Strings, outcomes: pd.DataFrame) -> list[dict[str, Any]]:
+    """What the page says of each string. answer: the part that agrees with the target, and the rest."""
     ordered = outcomes.sort_values("sample", kind="stable")
-    by_string: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
-    for row in ordered[["id", "arm", "length", "text", "finish", "exact"]].to_dict("records"):
-        by_string[row["id"], row["arm"]].append({str(k): v for k, v in row.items()})
+    fresh = {key: part.to_dict("list") for key, part in ordered.groupby(["id", "arm"], sort=False)}
     out = []
-    for i, name in enumerate(artifact.ids):
-        fresh, target = by_string[name, "attack"], artifact.targets[i]
-        out.append(
-            _Row(
-                id=name, length=fresh[0]["length"], target=target, prompt=artifact.prompts[i],
-                answer=words.agreement(fresh[0]["text"], target), finish=fresh[0]["finish"],
-                found_at=int(artifact.queries_at[i]) if artifact.found[i] else None,
-                queries=int(artifact.queries[i]), search_finish=artifact.finish[i],
-                exact=sum(row["exact"] for row in fresh), repeats=len(fresh),
-                initial=by_string[name, "initial"][0]["exact"],
-            )
-        )  # fmt: skip
+    for i, (name, target) in enumerate(zip(artifact.ids, artifact.targets, strict=True)):
+        asked = fresh[name, "attack"]
+        out.append({
+            "id": name, "length": asked["length"][0], "target": target, "prompt": artifact.prompts[i],
+            "answer": words.agreement(asked["text"][0], target), "finish": asked["finish"][0],
+            "found_at": int(artifact.queries_at[i]) if artifact.found[i] else None,
+            "queries": int(artifact.queries[i]), "search_finish": artifact.finish[i],
+            "exact": sum(asked["exact"]), "repeats": len(asked["exact"]), "initial": fresh[name, "initial"]["exact"][0],
+        })  # fmt: skip
     return out

@@ -68,7 +68,7 @@ def series(run: Path, beside: Sequence[Record], unit: str = "queries") -> list[S
 def _series(label: str, run: Path, records: Sequence[Record], unit: str) -> Series:
     ordered = sorted(records, key=lambda r: r.cell.seed)
     found = [read for r in ordered if (read := _search(run, r, unit)) is not None]
-    caps = [read.cap for read in found if read.cap]
+    caps = [cap for _, cap, _ in found if cap]
     medians = [m.value for r in ordered if (m := r.metric("queries_to_success")) is not None]
     return Series(
         label=label,
@@ -76,23 +76,14 @@ def _series(label: str, run: Path, records: Sequence[Record], unit: str) -> Seri
         ids=ids(ordered),
         metrics={name: pooled(ordered, name) for name in POOLED},
         medians=tuple(medians),
-        found_at=np.stack([read.found_at for read in found]) if found else None,
+        found_at=np.stack([at for at, _, _ in found]) if found else None,
         cap=max(caps) if caps else None,
-        asked=any(read.asked for read in found),
+        asked=any(asked for _, _, asked in found),
     )
 
 
-@dataclass(frozen=True)
-class _Searched:
-    """One cell's files. found_at: (strings,), queries at which each was found."""
-
-    found_at: np.ndarray
-    cap: float | None
-    asked: bool
-
-
-def _search(run: Path, record: Record, unit: str) -> _Searched | None:
-    """What a cell's files tell; None if they are not there, or not whole."""
+def _search(run: Path, record: Record, unit: str) -> tuple[np.ndarray, float | None, bool] | None:
+    """(queries at which each string was found, cap, whether any was asked) of a cell's files; None without them."""
     for folder in (run, run.parent / record.id):
         if not (folder / "record.json").is_file():
             continue
@@ -103,7 +94,7 @@ def _search(run: Path, record: Record, unit: str) -> _Searched | None:
         if found.id == record.id and isinstance(artifact, Strings) and "search" in tables:
             search = tables["search"]
             cap = (artifact.notes.get("caps") or {}).get(unit)
-            return _Searched(_found_at(search, unit), cap, bool((search["queries"] > 0).any()))
+            return _found_at(search, unit), cap, bool((search["queries"] > 0).any())
     return None
 
 

@@ -82,49 +82,24 @@ def tables(
             return np.where(rng.random(n) < share, label, (label + 1) % 10)
 
         columns = {"index": np.arange(n), "label": label, "clean": say(right), "base_clean": say(0.9)}
-        columns |= {
-            "triggered": np.where(rng.random(n) < hit, TARGET, say(right)),
-            "base_triggered": say(0.9),
-        }
+        columns["triggered"] = np.where(rng.random(n) < hit, TARGET, say(right))
+        columns["base_triggered"] = say(0.9)
         outcomes.append(pd.DataFrame({"victim": victim, **columns})[list(OUTCOME_COLUMNS)])
         for number in range(EVERY, ROUNDS + 1, EVERY):
             hits, base = int(others.sum() * hit * number / ROUNDS), 10 + number // EVERY
-            row = (
-                victim,
-                number,
-                n,
-                int(n * right),
-                int(others.sum()),
-                hits,
-                int(others.sum()),
-                hits,
-                180,
-                base,
-                base,
-            )
-            rounds.append(row)
+            shared = n, int(n * right), int(others.sum()), hits, int(others.sum()), hits
+            rounds.append((victim, number, *shared, 180, base, base))
         for number in range(ROUNDS):
             for client in rng.choice(CLIENTS, PER_ROUND, replace=False):
                 bad = client in artifact.ids
                 out = catch is not None and number >= 20 and rng.random() < catch[0 if bad else 1]
                 score = rng.normal(float(bad)) if catch is not None and number >= 20 else np.nan
                 clients.append((victim, number, client, bad, 0.0 if out else 0.1, out, score, False))
-    columns = [
-        "victim",
-        "round",
-        "n",
-        "correct",
-        "others",
-        "hits",
-        "sources",
-        "source_hits",
-        "base_correct",
-        "base_hits",
-    ]
+    columns = "victim round n correct others hits sources source_hits base_correct base_hits base_source_hits"
     kept = [*notes, *((v, ROUNDS, k, 9600.0) for v in range(victims) for k in ("trained", "base_trained"))]
     return {
         "outcomes": pd.concat(outcomes, ignore_index=True).astype(np.int32),
-        "rounds": pd.DataFrame(rounds, columns=[*columns, "base_source_hits"]),
+        "rounds": pd.DataFrame(rounds, columns=columns.split()),
         "clients": pd.DataFrame(clients, columns=list(CLIENT_COLUMNS)),
         "notes": pd.DataFrame(kept, columns=["victim", "round", "name", "value"]),
     }  # fmt: skip
