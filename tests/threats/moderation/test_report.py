@@ -24,6 +24,7 @@ from tests.leaderboards.helpers import record as plain_record
 from tests.threats.moderation.test_metrics import Scripted
 from tests.threats.pages import assert_metrics, assert_refuses, assert_whole, save_run, text_of
 
+Stored = tuple[Path, list[Record]]
 TEXTS = ("do it", "go <now>\u202e", "please stay", *(f"shout {i}" for i in range(21)))
 N = len(TEXTS)
 SHIELD = DefensePlugin(name="perplexity", version="1", config={"cap": 3})
@@ -69,7 +70,7 @@ def write_run(
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Record]]:
+def store(tmp_path_factory: pytest.TempPathFactory) -> Stored:
     """An attack with two seeds, a universal one, a control, and a defended run."""
     root = tmp_path_factory.mktemp("store")
     own, noise = suffixes("please", odd="late \x07"), suffixes("noise")
@@ -81,11 +82,11 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Record]]
 
 
 @pytest.fixture(scope="module")
-def page(store: tuple[Path, list[Record]]) -> str:
+def page(store: Stored) -> str:
     return render(store[0] / store[1][0].id, store[1], None)
 
 
-def test_every_metric_stands_there_and_the_page_is_whole(store: tuple[Path, list[Record]], page: str) -> None:
+def test_every_metric_stands_there_and_the_page_is_whole(store: Stored, page: str) -> None:
     assert_metrics(store[1][0], page, DEFINITIONS, victims=False)
     assert_whole(page)
     assert render(store[0] / store[1][0].id, store[1][::-1], None) == page
@@ -123,7 +124,7 @@ def test_verdicts_and_cost_are_counted(page: str) -> None:
     assert "Some searches or requests ended in errors or timeouts." in seen and "1.000 [" in seen
 
 
-def test_held_out_texts_are_told_apart(store: tuple[Path, list[Record]]) -> None:
+def test_held_out_texts_are_told_apart(store: Stored) -> None:
     root, records = store
     seen = text_of(render(root / records[2].id, [], None))
     assert "one suffix of at most 2 tokens for all of 24 texts" in seen
@@ -131,7 +132,7 @@ def test_held_out_texts_are_told_apart(store: tuple[Path, list[Record]]) -> None
     assert "As it was" not in seen and "The controls of this run are in it" in seen
 
 
-def test_a_suffix_without_effect_and_a_defended_run_say_so(store: tuple[Path, list[Record]]) -> None:
+def test_a_suffix_without_effect_and_a_defended_run_say_so(store: Stored) -> None:
     root, records = store
     flags = {"no-suffix-effect": "None < some."}
     page = render(root / records[4].id, records, None, flags=flags)
@@ -146,7 +147,7 @@ def test_files_that_do_not_fit_and_runs_without_a_score_are_refused(tmp_path: Pa
     assert_refuses(render, tmp_path / record.id, ["artifact.npz", "outcomes.parquet"])
 
 
-def test_the_command_line_writes_the_page(store: tuple[Path, list[Record]], tmp_path: Path) -> None:
+def test_the_command_line_writes_the_page(store: Stored, tmp_path: Path) -> None:
     out = tmp_path / "page.html"
     words = ["report", store[1][0].id, "--store", str(store[0]), "--out", str(out)]
     done = CliRunner().invoke(cli, words)

@@ -21,6 +21,7 @@ from tests.leaderboards.helpers import record as poisoning_record
 from tests.threats.pages import assert_metrics, assert_refuses, assert_whole, text_of
 from tests.threats.strings.helpers import SHIELD, TEXTS, cell, model, strings, write_run
 
+Stored = tuple[Path, list[Record]]
 WON = [[True] * 3, [True, True, False], [True, False, False], [False] * 3, [True] * 3, [False] * 3]
 ODD = '<script>alert("x")</script>\nsecond line \u202e\x07 & more'
 
@@ -30,7 +31,7 @@ def made_by(attack: str, **parts: Any) -> Any:
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Record]]:
+def store(tmp_path_factory: pytest.TempPathFactory) -> Stored:
     """An attack with two seeds, another attack, two controls, and a defended run."""
     root = tmp_path_factory.mktemp("store")
     own = strings()
@@ -50,11 +51,11 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Record]]
 
 
 @pytest.fixture(scope="module")
-def page(store: tuple[Path, list[Record]]) -> str:
+def page(store: Stored) -> str:
     return render(store[0] / store[1][0].id, store[1], None)
 
 
-def test_every_metric_stands_there_and_the_page_is_whole(store: tuple[Path, list[Record]], page: str) -> None:
+def test_every_metric_stands_there_and_the_page_is_whole(store: Stored, page: str) -> None:
     assert_metrics(store[1][0], page, DEFINITIONS, victims=False)
     assert_whole(page)
     assert "6 strings, 3 fresh completions of each; seed 0" in text_of(page)
@@ -111,7 +112,7 @@ def test_controls_and_seeds_stand_beside_the_attack(page: str) -> None:
     assert 'aria-label="share of strings found against queries of gcq, other, init-only (control)' in page
 
 
-def test_the_curve_counts_the_strings_found_by_then(store: tuple[Path, list[Record]]) -> None:
+def test_the_curve_counts_the_strings_found_by_then(store: Stored) -> None:
     root, records = store
     beside = comparable(records[0], records, same_question)
     gcq = next(s for s in string_series.series(root / records[0].id, beside) if s.label == "gcq")
@@ -141,7 +142,7 @@ def test_a_control_that_asks_nothing_is_a_level_line(tmp_path: Path) -> None:
     assert "This run is itself a control." in text_of(render(tmp_path / record.id, [], None))
 
 
-def test_records_without_their_files_are_told_but_not_drawn(store: tuple[Path, list[Record]]) -> None:
+def test_records_without_their_files_are_told_but_not_drawn(store: Stored) -> None:
     root, records = store
     gone = records[2].model_copy(update={"cell": cell("elsewhere"), "id": cell("elsewhere").id})
     told = text_of(render(root / records[0].id, [gone], None))
@@ -149,7 +150,7 @@ def test_records_without_their_files_are_told_but_not_drawn(store: tuple[Path, l
     assert "No control was found beside this run" in told
 
 
-def test_a_defended_run_tells_its_price(store: tuple[Path, list[Record]]) -> None:
+def test_a_defended_run_tells_its_price(store: Stored) -> None:
     root, records = store
     told = text_of(render(root / records[5].id, records, None))
     assert "behind perplexity-filter (the attack knew of it)" in told
@@ -174,7 +175,7 @@ def test_a_search_without_a_trace_or_anything_found(tmp_path: Path) -> None:
     assert "so there is nothing to reproduce" in told and "none found" in told
 
 
-def test_the_same_inputs_give_the_same_page(store: tuple[Path, list[Record]], page: str) -> None:
+def test_the_same_inputs_give_the_same_page(store: Stored, page: str) -> None:
     assert render(store[0] / store[1][0].id, store[1][::-1], None) == page
 
 

@@ -43,6 +43,7 @@ TASK = {
     "drift": "rotation", "drift_every": 20, "drift_angle": 30.0, "snapshot_every": EVERY, "victims": 1,
     "together": True,
 }  # fmt: skip
+Made = tuple[Path, Record, list[Record]]
 CLASSES = (*"abcdefghi", "<b>j")
 DATA = SimpleNamespace(name="fashion-mini", digest=digest_json("f"), classes=CLASSES)
 
@@ -140,7 +141,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def made(store: Path) -> tuple[Path, Record, list[Record]]:
+def made(store: Path) -> Made:
     """A shadow's run, its siblings and strays."""
     own = write_run(store, filtering(10), catch=(0.9, 0.1), hit=0.3, notes=NOTES)
     beside = [
@@ -161,20 +162,18 @@ def made(store: Path) -> tuple[Path, Record, list[Record]]:
 
 
 @pytest.fixture(scope="module")
-def page(made: tuple[Path, Record, list[Record]]) -> str:
+def page(made: Made) -> str:
     return render(made[0], made[2], DATA)
 
 
-def test_every_metric_stands_there_and_the_page_is_whole(
-    made: tuple[Path, Record, list[Record]], page: str
-) -> None:
+def test_every_metric_stands_there_and_the_page_is_whole(made: Made, page: str) -> None:
     assert_metrics(made[1], page, federation_words.DEFINITIONS, victims=True, groups=False)
     assert_whole(page)
     for name in federation_words.HEADLINE:
         assert f"<small>{name}</small>" in page
 
 
-def test_the_same_inputs_give_the_same_page(made: tuple[Path, Record, list[Record]], page: str) -> None:
+def test_the_same_inputs_give_the_same_page(made: Made, page: str) -> None:
     assert render(made[0], made[2][::-1], DATA) == page
 
 
@@ -186,9 +185,7 @@ def test_names_from_outside_are_escaped(store: Path, page: str) -> None:
     assert "<script" not in other and other.count("</style>") == 1 + other.count("<style type")
 
 
-def test_the_sentences_say_who_was_attacked_and_what_came_out(
-    made: tuple[Path, Record, list[Record]], page: str
-) -> None:
+def test_the_sentences_say_who_was_attacked_and_what_came_out(made: Made, page: str) -> None:
     seen, record = text_of(page), made[1]
     asr, mean = record.metric("asr"), record.metric("asr_mean")
     assert asr is not None and mean is not None
@@ -199,16 +196,14 @@ def test_the_sentences_say_who_was_attacked_and_what_came_out(
     assert "all images are turned by 30 degrees every 20 rounds" in seen
     assert "class 4 (e)" in seen and "Beyond their data they act like honest ones" in seen
     assert f"asr is {fraction(mean.value)} {bounds(mean.low, mean.high)} in the mean" in seen
-    assert (
-        "places drawn below is it above one half" in seen
-        and "The interval of trigger_lift lies above zero" in seen
-    )
+    assert "places drawn below is it above one half" in seen
+    assert "The interval of trigger_lift lies above zero" in seen
     assert "It removes malicious clients more often than honest ones." in seen
     assert "Training took 1.00 times the images of the reference." in seen
     assert "undefended (3 seeds), asr" in seen and "federated-no-attack, undefended (1 seed), asr" in seen
 
 
-def test_lines_are_one_a_defence_with_seeds_pooled(made: tuple[Path, Record, list[Record]]) -> None:
+def test_lines_are_one_a_defence_with_seeds_pooled(made: Made) -> None:
     _, record, beside = made
     found = federation_series.lines(record, federation_series.comparable(record, beside))
     assert [(line.label, len(line.ids), line.own) for line in found] == [
@@ -224,9 +219,7 @@ def test_lines_are_one_a_defence_with_seeds_pooled(made: tuple[Path, Record, lis
     assert len({line.place for line in found}) == 4
 
 
-def test_points_hold_this_defence_at_other_shares_and_the_others_at_this_one(
-    made: tuple[Path, Record, list[Record]],
-) -> None:
+def test_points_hold_this_defence_at_other_shares_and_the_others_at_this_one(made: Made) -> None:
     _, record, beside = made
     found = federation_series.points(record, federation_series.comparable(record, beside))
     assert [(p.label, p.fraction, len(p.ids), p.line, p.here) for p in found] == [
@@ -239,9 +232,7 @@ def test_points_hold_this_defence_at_other_shares_and_the_others_at_this_one(
     ]
 
 
-def test_both_tables_hold_the_numbers_of_their_figures(
-    made: tuple[Path, Record, list[Record]], page: str
-) -> None:
+def test_both_tables_hold_the_numbers_of_their_figures(made: Made, page: str) -> None:
     seen, record = text_of(page), made[1]
     for number in range(10, 61, 10):
         asr, cta = record.metric("asr", f"round={number}"), record.metric("cta", f"round={number}")
@@ -264,7 +255,7 @@ def test_drift_is_marked_where_the_data_change_and_only_there(store: Path, page:
     assert str(with_it).count("<path") == str(without).count("<path") + 2
 
 
-def test_filter_spans_count_every_judged_appearance_once(made: tuple[Path, Record, list[Record]]) -> None:
+def test_filter_spans_count_every_judged_appearance_once(made: Made) -> None:
     clients = pd.read_parquet(made[0] / "clients.parquet")
     spans = federation_series.judged(clients)
     assert (spans[0].first, spans[-1].last) == (21, 60)
@@ -279,7 +270,7 @@ def test_filter_spans_count_every_judged_appearance_once(made: tuple[Path, Recor
         assert metric is not None and whole[0].metrics[name].value == pytest.approx(metric.value)
 
 
-def test_no_line_is_drawn_over_rounds_without_a_filter(made: tuple[Path, Record, list[Record]]) -> None:
+def test_no_line_is_drawn_over_rounds_without_a_filter(made: Made) -> None:
     clients = pd.read_parquet(made[0] / "clients.parquet")
     idle = clients["round"].between(30, 41)
     clients.loc[idle, ["removed", "score", "weight"]] = [False, np.nan, 0.1]
@@ -317,7 +308,7 @@ def test_blind_removal_is_called_blind(store: Path) -> None:
     assert "does not show that it tells them apart better than blind removal" in federation_words._filter(own)
 
 
-def test_strays_stay_out_and_are_counted(made: tuple[Path, Record, list[Record]], page: str) -> None:
+def test_strays_stay_out_and_are_counted(made: Made, page: str) -> None:
     assert "other-attack" not in page
     assert "2 other records were left out: not scored, or of another task or attack." in text_of(page)
     failed = made[2][0].model_copy(update={"status": "error", "metrics": ()})
@@ -343,9 +334,7 @@ def test_files_that_do_not_fit_and_runs_without_a_score_are_refused(tmp_path: Pa
     assert_refuses(render, write_run(tmp_path)[0], ["artifact.npz", "rounds.parquet", "clients.parquet"])
 
 
-def test_the_command_line_writes_the_page(
-    store: Path, made: tuple[Path, Record, list[Record]], tmp_path: Path
-) -> None:
+def test_the_command_line_writes_the_page(store: Path, made: Made, tmp_path: Path) -> None:
     out = tmp_path / "page.html"
     done = CliRunner().invoke(cli, ["report", made[1].id, "--store", str(store), "--out", str(out)])
     assert done.exit_code == 0, done.output
