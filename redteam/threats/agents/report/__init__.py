@@ -59,8 +59,9 @@ class Square:
 def render(
     run: Path, siblings: Sequence[Record], dataset: Any | None, *, flags: Mapping[str, str] | None = None
 ) -> str:
-    """See `redteam.report.page.Render`. Beside the run stand siblings with its task, whatever their
-    attack and defences. The data set is not shown.
+    """The page of an attack on an agent; see `redteam.report.page.Render`.
+
+    Beside the run stand siblings with its task, whatever their attack and defences. The data set is not shown.
     """
     record, artifact, tables = page.read(LAYOUT, run, dataset)
     verdicts, beside = tables["verdicts"], series.comparable(record, siblings)

@@ -29,8 +29,10 @@ LAYOUT = page.Layout(
 def render(
     run: Path, siblings: Sequence[Record], dataset: Any | None, *, flags: Mapping[str, str] | None = None
 ) -> str:
-    """See `redteam.report.page.Render`. Beside the run stand siblings with its task and attack, whatever
-    their defences, and other attacks on the very same networks. Flags have explanations of our own.
+    """The page of moved images; see `redteam.report.page.Render`.
+
+    Beside the run stand siblings with its task and attack, whatever their defences, and other attacks on the
+    very same networks. Flags have explanations of our own.
     """
     record, artifact, tables = page.read(LAYOUT, run, dataset)
     beside, others = series.comparable(record, siblings), series.other_attacks(record, siblings)

@@ -27,8 +27,9 @@ _ARMS = {"original": "base_evasion", "random": "random_evasion", "suffix": "evas
 def render(
     run: Path, siblings: Sequence[Record], dataset: Any | None, *, flags: Mapping[str, str] | None = None
 ) -> str:
-    """See `redteam.report.page.Render`. Beside the run stand siblings with its task and defences. The
-    data set is not shown.
+    """The page of suffixes against moderation; see `redteam.report.page.Render`.
+
+    Beside the run stand siblings with its task and defences. The data set is not shown.
     """
     record, artifact, tables = page.read(LAYOUT, run, dataset)
     beside, outcomes = comparable(record, siblings, same_question), tables["outcomes"]

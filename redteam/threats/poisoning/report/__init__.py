@@ -26,8 +26,10 @@ LAYOUT = page.Layout(
 def render(
     run: Path, siblings: Sequence[Record], dataset: Any | None, *, flags: Mapping[str, str] | None = None
 ) -> str:
-    """See `redteam.report.page.Render`. Beside the run stand siblings with its task, goal and defences.
-    Without the data set, the pictures and the names of the classes are left out.
+    """The page of poison; see `redteam.report.page.Render`.
+
+    Beside the run stand siblings with its task, goal and defences. Without the data set, the pictures and the
+    names of the classes are left out.
     """
     record, artifact, tables = page.read(LAYOUT, run, dataset)
     classes = dataset.classes if dataset else None

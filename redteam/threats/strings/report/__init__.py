@@ -35,8 +35,10 @@ _ORDER = ("length<=8", "length 9-16", "length>16")
 def render(
     run: Path, siblings: Sequence[Record], dataset: Any | None, *, flags: Mapping[str, str] | None = None
 ) -> str:
-    """See `redteam.report.page.Render`. Beside the run stand siblings with its task and defences; their
-    searches are drawn if their folders lie beside `run`. The data set is not shown.
+    """The page of adversarial strings; see `redteam.report.page.Render`.
+
+    Beside the run stand siblings with its task and defences; their searches are drawn if their folders lie
+    beside `run`. The data set is not shown.
     """
     record, artifact, tables = page.read(LAYOUT, run, dataset)
     beside = comparable(record, siblings, same_question)

@@ -28,8 +28,10 @@ _EVENTS = 60
 def render(
     run: Path, siblings: Sequence[Record], dataset: Any | None, *, flags: Mapping[str, str] | None = None
 ) -> str:
-    """See `redteam.report.page.Render`. Beside the run stand siblings with its task and attack,
-    whatever their defences and number of malicious clients. Of the data set only the names of its classes are shown.
+    """The page of malicious clients; see `redteam.report.page.Render`.
+
+    Beside the run stand siblings with its task and attack, whatever their defences and number of malicious
+    clients. Of the data set only the names of its classes are shown.
     """
     record, artifact, tables = page.read(LAYOUT, run, dataset)
     classes = dataset.classes if dataset else None
