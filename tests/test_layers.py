@@ -60,7 +60,7 @@ def imports(path: Path, *, at_load: bool = False) -> frozenset[str]:
     """Modules of the suite that a file names.
 
     They count inside functions too, for types alone, and in strings that a lazy import reads, such as
-    "redteam.llm.gguf:open"; a name of two parts is a group of entry points. at_load: only what loading the file imports.
+    "redteam.llm.gguf:open"; a name of two parts is a group of entry points. at_load: only what importing it imports.
     """
     found: set[str] = set()
 

@@ -1,1 +1,1 @@
-"""What the pages of all threats share: the template's environment, plots, curves and words."""
+"""What the pages of all threats share: a base template with its macros, figures, colours, siblings and words."""

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from redteam.core.hashing import digest_file, digest_json
-from redteam.core.record import DefensePlugin, Evidence, FileRef, Metric, Plugin, Record, TaskInfo
+from redteam.core.hashing import digest_json
+from redteam.core.record import DefensePlugin, Plugin, Record, TaskInfo
 from redteam.data.nouns import ImageSet
 from redteam.threats.evasion.adapt.config import SELECTORS
 from redteam.threats.evasion.artifact import SURVIVED, WRONG, Perturbed
@@ -24,6 +24,7 @@ from redteam.threats.evasion.metrics import (
 from redteam.threats.evasion.report import examples_of
 from redteam.threats.evasion.scorer import rescore
 from tests.leaderboards.helpers import record as plain_record
+from tests.threats.pages import save_run
 
 CLASSES = ("zero", "one", "two", "three & more", "<b>four")
 K, N, SIDE, MAIN = len(CLASSES), 40, 10, 0.1
@@ -157,30 +158,11 @@ def write_run(
     tables = {"outcomes": outcomes(artifact, images.labels, clean, said), "probes": probes(victims, **probe)}
     tables |= training(images.labels, victims) if trained else {}
     scored = rescore(artifact, tables)
-    config = {
-        "norm": "Linf",
-        "eps": MAIN,
-        "curve": [e for e in eps if e != MAIN],
-        "batch": 250,
-        "steps": 20,
-        **(settings or {}),
-    }
+    further = [e for e in eps if e != MAIN]
+    config = {"norm": "Linf", "eps": MAIN, "curve": further, "batch": 250, "steps": 20, **(settings or {})}
     cell = base.cell.model_copy(update={
         "defenses": defenses,
         "attack": Plugin(name=attack, version="1", config=config, digest=digest_json([attack, config])),
     })  # fmt: skip
     folder = root / cell.id
-    folder.mkdir(parents=True)
-    evidence = []
-    for name, table in tables.items():
-        table.to_parquet(path := folder / f"{name}.parquet", index=False)
-        evidence.append(Evidence(path=path.name, rows=len(table), sha256=digest_file(path)))
-    metrics = [Metric.of(k, e) for k, e in scored.metrics.items()]
-    metrics += [Metric.of(k, e, group) for (k, group), e in scored.grouped.items()]
-    ref = FileRef(path="artifact.npz", kind="perturbed", sha256=artifact.save(folder / "artifact.npz"))
-    made = base.model_copy(update={
-        "cell": cell, "id": cell.id, "role": role, "artifact": ref, "evidence": tuple(evidence),
-        "metrics": tuple(metrics), "flags": scored.flags,
-    })  # fmt: skip
-    (folder / "record.json").write_text(made.to_json(indent=2))
-    return folder, made
+    return folder, save_run(folder, base, artifact, tables, scored, cell=cell, id=cell.id, role=role)

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from redteam.core.hashing import digest_file
-from redteam.core.record import Evidence, FileRef, Metric, PublishedNumber, Record
+from redteam.core.record import PublishedNumber, Record
+from redteam.core.scored import Scored
 from redteam.core.stats import Estimate
 from redteam.data.nouns import DatasetFacts, ImageDataset, ImageSet
 from redteam.threats.poisoning import triggers
@@ -18,6 +18,7 @@ from redteam.threats.poisoning.artifact import Poison
 from redteam.threats.poisoning.metrics import OUTCOME_COLUMNS, poisoning_metrics
 from redteam.threats.poisoning.scorer import changes
 from tests.leaderboards.helpers import PAPER, record
+from tests.threats.pages import save_run
 
 CLASSES = ("zero", "one", "two", "three", "four & more", "five", "six", "seven", "eight", "<b>x")
 SOURCE, TARGET = 9, 4
@@ -77,25 +78,16 @@ def write_run(
 ) -> Record:
     """A finished run. `fields`: of the record or its cell, as for `tests.leaderboards.helpers.record`."""
     artifact = artifact or poison(data)
-    folder.mkdir(parents=True)
     tables = {"flips": changes(artifact, data.train), "outcomes": outcomes(data, hit)}
-    evidence = []
-    for name, table in tables.items():
-        table.to_parquet(path := folder / f"{name}.parquet", index=False)
-        evidence.append(Evidence(path=path.name, rows=len(table), sha256=digest_file(path)))
-    found = poisoning_metrics(tables["outcomes"], SOURCE, TARGET)
+    metrics = poisoning_metrics(tables["outcomes"], SOURCE, TARGET)
     n = len(artifact.targets)
-    found["poison_rate"] = Estimate(len(tables["flips"]) / n, None, None, n, 1, "exact count")
-    base = record(metrics=[Metric.of(k, e) for k, e in found.items()], **{"published": PAPER, **fields})
+    metrics["poison_rate"] = Estimate(len(tables["flips"]) / n, None, None, n, 1, "exact count")
+    base = record(**{"published": PAPER, **fields})
     task = base.cell.task.model_copy(update={"dataset": data.name, "digest": data.digest})
     cell = base.cell.model_copy(update={"task": task})
-    ref = FileRef(path="artifact.npz", kind="poison", sha256=artifact.save(folder / "artifact.npz"))
     cost = base.cost.model_copy(update={"stages": STAGES, "wall_s": 233.4, "peak_rss_bytes": 734003200})
-    made = base.model_copy(
-        update={"cell": cell, "id": cell.id, "artifact": ref, "evidence": tuple(evidence), "cost": cost}
-    )
-    (folder / "record.json").write_text(made.to_json(indent=2))
-    return made
+    scored = Scored(metrics, tables, base.flags)
+    return save_run(folder, base, artifact, tables, scored, cell=cell, id=cell.id, cost=cost)
 
 
 def sibling(of: Record, attack: str = "flip", **fields: Any) -> Record:

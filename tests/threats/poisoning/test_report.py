@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import html
 import io
 import re
 from pathlib import Path
@@ -13,13 +12,15 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from redteam.core.errors import ArtifactError, DataError, RecordError
+from redteam.core.errors import DataError
 from redteam.core.record import Record
 from redteam.data.nouns import ImageDataset
-from redteam.report.words import bounds, fraction
+from redteam.report.pictures import png_uri
 from redteam.threats.poisoning import triggers
 from redteam.threats.poisoning.report import render
-from redteam.threats.poisoning.report.pictures import AMPLIFIED, amplified, png_uri
+from redteam.threats.poisoning.report.pictures import AMPLIFIED, amplified
+from redteam.threats.poisoning.report.words import DEFINITIONS
+from tests.threats.pages import assert_metrics, assert_refuses, assert_whole, decoded, text_of
 from tests.threats.poisoning.report_helpers import (
     NULL,
     SOURCE,
@@ -45,32 +46,10 @@ def page(made: tuple[Path, Record]) -> str:
     return render(made[0], siblings(made[1]), DATA)
 
 
-def text_of(page: str) -> str:
-    """What a reader sees, on one line."""
-    body = re.sub(r"<(style|svg).*?</\1>", "", page[page.index("<body>") :], flags=re.DOTALL)
-    return re.sub(r"\s+", " ", html.unescape(re.sub(r"<[^>]*>", " ", body)))
-
-
-def decoded(page: str) -> list[np.ndarray]:
-    """Every picture of the page as (H, W) or (H, W, 3) uint8, in order."""
-    found = re.findall(r'src="data:image/png;base64,([^"]+)"', page)
-    return [np.asarray(Image.open(io.BytesIO(base64.b64decode(f)))) for f in found]
-
-
-def test_every_metric_stands_there_with_its_interval(made: tuple[Path, Record], page: str) -> None:
-    seen = text_of(page)
-    for m in made[1].metrics:
-        interval = bounds(m.low, m.high)
-        assert f"{m.name} {fraction(m.value)} {interval} {m.n} {m.seeds}" in seen
-    assert made[1].id in page and "seed 0, 2 victims" in seen
-    assert "%" not in seen
-
-
-def test_the_page_loads_nothing_and_runs_nothing(page: str) -> None:
-    assert "<script" not in page and "@import" not in page and "<link" not in page
-    for address in re.findall(r'(?:src|href|action)="([^"]*)"|url\(([^)]*)\)', page):
-        assert re.match(r"data:image/png|#", "".join(address)), address
-    assert 'name="viewport"' in page and "prefers-color-scheme: dark" in page
+def test_every_metric_stands_there_and_the_page_is_whole(made: tuple[Path, Record], page: str) -> None:
+    assert_metrics(made[1], page, DEFINITIONS, victims=True)
+    assert_whole(page)
+    assert "seed 0, 2 victims" in text_of(page)
 
 
 def test_names_from_outside_are_escaped(made: tuple[Path, Record], page: str) -> None:
@@ -138,12 +117,6 @@ def test_the_same_inputs_give_the_same_page(made: tuple[Path, Record], page: str
     assert render(made[0], siblings(made[1])[::-1], DATA) == page
 
 
-def test_ids_are_unique_and_every_reference_leads_somewhere(page: str) -> None:
-    ids = re.findall(r'\sid="([^"]+)"', page)
-    assert len(ids) == len(set(ids)) > 0
-    assert set(re.findall(r'(?:href="|url\()#([^")]+)', page)) <= set(ids)
-
-
 def test_the_curve_pools_seeds_and_names_controls(made: tuple[Path, Record], page: str) -> None:
     seen = text_of(page)
     assert "at the budgets 10, 30, 60" in seen
@@ -176,12 +149,6 @@ def test_published_numbers_nobody_has_say_so(page: str) -> None:
     assert "not available nobody2020, table <9>" in text_of(page)
 
 
-def test_flags_carry_their_text_if_given(made: tuple[Path, Record], page: str) -> None:
-    assert "under-budget : see docs/flags.md" in text_of(page)
-    told = render(made[0], [], None, flags={"under-budget": "Fewer rows < allowed."})
-    assert "<code>under-budget</code>: Fewer rows &lt; allowed." in told
-
-
 def test_the_command_names_every_setting(page: str) -> None:
     seen = text_of(page)
     parts = (
@@ -210,32 +177,15 @@ def test_a_run_that_changed_nothing_has_no_heat_map(tmp_path: Path) -> None:
     assert "No attack with a budget is beside this run" in seen
 
 
-@pytest.mark.parametrize("name", ["artifact.npz", "outcomes.parquet", "flips.parquet"])
-def test_changed_or_missing_files_are_refused(tmp_path: Path, name: str) -> None:
+def test_files_that_do_not_fit_and_runs_without_a_score_are_refused(tmp_path: Path) -> None:
     write_run(tmp_path / "run", DATA)
-    path = tmp_path / "run" / name
-    whole = path.read_bytes()
-    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    with pytest.raises(ArtifactError, match=f"{name} was changed"):
-        render(tmp_path / "run", [], DATA)
-    path.unlink()
-    with pytest.raises(ArtifactError, match=f"no (artifact|evidence) at .*{name}"):
-        render(tmp_path / "run", [], DATA)
+    assert_refuses(render, tmp_path / "run", ["artifact.npz", "outcomes.parquet", "flips.parquet"])
 
 
 def test_another_data_set_is_refused(made: tuple[Path, Record]) -> None:
     other: ImageDataset = dataset(size=16)
     with pytest.raises(DataError, match="is not the data of this run"):
         render(made[0], [], other)
-
-
-def test_a_run_without_a_score_is_refused(tmp_path: Path) -> None:
-    made = write_run(tmp_path / "run", DATA)
-    error = {"type": "LimitReachedError", "message": "late"}
-    failed = Record.model_validate({**made.model_dump(), "status": "timeout", "error": error, "metrics": ()})
-    (tmp_path / "run" / "record.json").write_text(failed.to_json())
-    with pytest.raises(RecordError, match="status timeout"):
-        render(tmp_path / "run", [], DATA)
 
 
 def test_png_is_lossless_for_extreme_pixels() -> None:

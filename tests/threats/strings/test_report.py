@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 
 from leaderboards import table
-from redteam.core.errors import ArtifactError, RecordError
-from redteam.core.record import ErrorInfo, Metric, Record
-from redteam.report import curve
-from redteam.report.words import bounds, fraction
+from redteam.core.record import Metric, Record
+from redteam.report.beside import comparable, same_question
 from redteam.threats.strings.metrics import OUTCOME_COLUMNS
-from redteam.threats.strings.report import render_strings
+from redteam.threats.strings.report import render
 from redteam.threats.strings.report import series as string_series
-from redteam.threats.strings.report.words import DEFINITIONS, agreement, visible
+from redteam.threats.strings.report.words import DEFINITIONS, agreement
 from tests.leaderboards.helpers import record as poisoning_record
+from tests.threats.pages import assert_metrics, assert_refuses, assert_whole, text_of
 from tests.threats.strings.helpers import SHIELD, TEXTS, cell, model, strings, write_run
 
+Stored = tuple[Path, list[Record]]
 WON = [[True] * 3, [True, True, False], [True, False, False], [False] * 3, [True] * 3, [False] * 3]
 ODD = '<script>alert("x")</script>\nsecond line \u202e\x07 & more'
 
@@ -31,7 +31,7 @@ def made_by(attack: str, **parts: Any) -> Any:
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Record]]:
+def store(tmp_path_factory: pytest.TempPathFactory) -> Stored:
     """An attack with two seeds, another attack, two controls, and a defended run."""
     root = tmp_path_factory.mktemp("store")
     own = strings()
@@ -51,35 +51,14 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Record]]
 
 
 @pytest.fixture(scope="module")
-def page(store: tuple[Path, list[Record]]) -> str:
-    return render_strings(store[0] / store[1][0].id, store[1])
+def page(store: Stored) -> str:
+    return render(store[0] / store[1][0].id, store[1], None)
 
 
-def text_of(page: str) -> str:
-    """What a reader sees, on one line."""
-    body = re.sub(r"<(style|svg).*?</\1>", "", page[page.index("<body>") :], flags=re.DOTALL)
-    return re.sub(r"\s+", " ", html.unescape(re.sub(r"<[^>]*>", " ", body)))
-
-
-def test_every_metric_stands_there_with_its_interval_and_definition(
-    store: tuple[Path, list[Record]], page: str
-) -> None:
-    seen = text_of(page)
-    for m in store[1][0].metrics:
-        if m.group is None:
-            assert f"{m.name} {fraction(m.value)} {bounds(m.low, m.high)} {m.n} {m.method}" in seen
-            assert DEFINITIONS[m.name] in seen
-        else:
-            assert f"{fraction(m.value)} {bounds(m.low, m.high)}" in seen
-    assert store[1][0].id in page and "6 strings, 3 fresh completions of each; seed 0" in seen
-    assert "%" not in seen
-
-
-def test_the_page_loads_nothing_and_runs_nothing(page: str) -> None:
-    assert "<script" not in page and "@import" not in page and "<link" not in page and "{%" not in page
-    for address in re.findall(r'(?:src|href|action)="([^"]*)"|url\(([^)]*)\)', page):
-        assert re.match(r"#", "".join(address)), address
-    assert 'name="viewport"' in page and "prefers-color-scheme: dark" in page
+def test_every_metric_stands_there_and_the_page_is_whole(store: Stored, page: str) -> None:
+    assert_metrics(store[1][0], page, DEFINITIONS, victims=False)
+    assert_whole(page)
+    assert "6 strings, 3 fresh completions of each; seed 0" in text_of(page)
 
 
 def test_text_from_models_is_escaped_and_its_control_characters_are_shown(page: str) -> None:
@@ -106,7 +85,7 @@ def test_many_strings_fold_away(tmp_path: Path) -> None:
     texts = tuple(f"String number {i} stands here." for i in range(25))
     artifact = strings(texts)
     record = write_run(tmp_path, cell(), artifact, model(artifact, [[True] * 3] * 25))
-    told = render_strings(tmp_path / record.id, [])
+    told = render(tmp_path / record.id, [], None)
     assert "5 more strings" in told and all(html.escape(t) in told for t in texts)
 
 
@@ -133,9 +112,9 @@ def test_controls_and_seeds_stand_beside_the_attack(page: str) -> None:
     assert 'aria-label="share of strings found against queries of gcq, other, init-only (control)' in page
 
 
-def test_the_curve_counts_the_strings_found_by_then(store: tuple[Path, list[Record]]) -> None:
+def test_the_curve_counts_the_strings_found_by_then(store: Stored) -> None:
     root, records = store
-    beside = curve.comparable(records[0], records)
+    beside = comparable(records[0], records, same_question)
     gcq = next(s for s in string_series.series(root / records[0].id, beside) if s.label == "gcq")
     assert gcq.found_at is not None and gcq.found_at.shape == (2, 6) and gcq.cap == 100
     points = {q: (e.value, e.n) for q, e in gcq.curve()}
@@ -160,20 +139,20 @@ def test_a_control_that_asks_nothing_is_a_level_line(tmp_path: Path) -> None:
     record = write_run(tmp_path, cell("init-only"), idle, model(idle, WON), role="control")
     (one,) = string_series.series(tmp_path / record.id, [record])
     assert not one.asked and [(q, e.value) for q, e in one.curve()] == [(0.0, 0.5), (100.0, 0.5)]
-    assert "This run is itself a control." in text_of(render_strings(tmp_path / record.id, []))
+    assert "This run is itself a control." in text_of(render(tmp_path / record.id, [], None))
 
 
-def test_records_without_their_files_are_told_but_not_drawn(store: tuple[Path, list[Record]]) -> None:
+def test_records_without_their_files_are_told_but_not_drawn(store: Stored) -> None:
     root, records = store
     gone = records[2].model_copy(update={"cell": cell("elsewhere"), "id": cell("elsewhere").id})
-    told = text_of(render_strings(root / records[0].id, [gone]))
+    told = text_of(render(root / records[0].id, [gone], None))
     assert "elsewhere (not drawn) 0.667" in told and "gcq (not drawn)" not in told
     assert "No control was found beside this run" in told
 
 
-def test_a_defended_run_tells_its_price(store: tuple[Path, list[Record]]) -> None:
+def test_a_defended_run_tells_its_price(store: Stored) -> None:
     root, records = store
-    told = text_of(render_strings(root / records[5].id, records))
+    told = text_of(render(root / records[5].id, records, None))
     assert "behind perplexity-filter (the attack knew of it)" in told
     assert "The defended model answers harmless prompts at a rate of 1.000" in told
     assert "benign_same 1.000" in told
@@ -191,39 +170,19 @@ def test_a_search_without_a_trace_or_anything_found(tmp_path: Path) -> None:
         trace={}, found=np.zeros(6, bool), queries_at=never, tokens_at=never, usd_at=never * 1.0
     )
     record = write_run(tmp_path, cell(), artifact, model(artifact, [[False] * 3] * 6))
-    told = text_of(render_strings(tmp_path / record.id, []))
+    told = text_of(render(tmp_path / record.id, [], None))
     assert "The search kept no trace of exact losses." in told
     assert "so there is nothing to reproduce" in told and "none found" in told
 
 
-def test_flags_carry_their_text_if_given(store: tuple[Path, list[Record]], page: str) -> None:
-    assert "errors-in-denominator : see docs/flags.md" in text_of(page)
-    told = render_strings(store[0] / store[1][0].id, [], {"errors-in-denominator": "Lost < found."})
-    assert "<code>errors-in-denominator</code>: Lost &lt; found." in told
+def test_the_same_inputs_give_the_same_page(store: Stored, page: str) -> None:
+    assert render(store[0] / store[1][0].id, store[1][::-1], None) == page
 
 
-def test_the_same_inputs_give_the_same_page(store: tuple[Path, list[Record]], page: str) -> None:
-    assert render_strings(store[0] / store[1][0].id, store[1][::-1]) == page
-
-
-def test_ids_are_unique_and_every_reference_leads_somewhere(page: str) -> None:
-    ids = re.findall(r'\sid="([^"]+)"', page)
-    assert len(ids) == len(set(ids)) > 0
-    assert set(re.findall(r'(?:href="|url\()#([^")]+)', page)) <= set(ids)
-
-
-def test_runs_that_have_no_such_page(tmp_path: Path) -> None:
+def test_files_that_do_not_fit_and_runs_without_a_score_are_refused(tmp_path: Path) -> None:
     artifact = strings()
     record = write_run(tmp_path, cell(), artifact, model(artifact, WON))
-    folder = tmp_path / record.id
-    (folder / "outcomes.parquet").write_bytes(b"")
-    with pytest.raises(ArtifactError, match="was changed"):
-        render_strings(folder, [])
-    error = ErrorInfo(type="LimitReachedError", message="late")
-    failed = record.model_copy(update={"status": "timeout", "error": error, "metrics": (), "evidence": ()})
-    (folder / "record.json").write_text(failed.to_json())
-    with pytest.raises(RecordError, match="status timeout"):
-        render_strings(folder, [])
+    assert_refuses(render, tmp_path / record.id, ["outcomes.parquet", "search.parquet"])
 
 
 @pytest.mark.parametrize(
@@ -237,11 +196,6 @@ def test_runs_that_have_no_such_page(tmp_path: Path) -> None:
 )
 def test_how_far_an_answer_agrees(text: str, target: str, parts: tuple[str, str]) -> None:
     assert agreement(text, target) == parts
-
-
-def test_long_text_is_cut_and_says_so() -> None:
-    assert visible("a" * 601) == "a" * 600 + " ... (1 more characters)"
-    assert visible("é漢 a\tb\x00") == "é漢 a\\tb\\x00"
 
 
 # ---------------------------------------------------------------- boards

@@ -1,7 +1,4 @@
-"""One HTML page about an attack on an agent.
-
-`render_agents` is a pure function of the run's files and the records beside it.
-"""
+"""The page of an attack on an agent: privacy against utility, what was shared, and every conversation."""
 
 from __future__ import annotations
 
@@ -14,20 +11,21 @@ from typing import Any
 
 import pandas as pd
 
-from redteam.core.errors import ArtifactError, RecordError
 from redteam.core.record import Metric, Record
-from redteam.core.store import read_run
-from redteam.report import page, words
+from redteam.report import page
 from redteam.threats.agents.artifact import Scripts
 from redteam.threats.agents.metrics import sensitivity
 from redteam.threats.agents.nouns import LABELS
-from redteam.threats.agents.report import plots as agent_plots
-from redteam.threats.agents.report import series as agent_series
-from redteam.threats.agents.report import transcripts as agent_transcripts
-from redteam.threats.agents.report import words as agent_words
-from redteam.threats.poisoning import report as shared
+from redteam.threats.agents.report import plots, series, transcripts, words
 
-TABLES = ("questions", "transcripts", "norms", "facts", "verdicts")
+__all__ = ["render"]
+
+LAYOUT = page.Layout(
+    template=Path(__file__).with_name("page.html.j2"), artifact=Scripts,
+    tables=("questions", "transcripts", "norms", "facts", "verdicts"), subject="Agent", headline=words.HEADLINE,
+    definitions=words.DEFINITIONS, victims=False,
+    pinned=("rules",),  # the digest of the rule table
+)  # fmt: skip
 _ENDS = ("answered", "empty", "refused", "filtered", "error", "timeout")
 _OUTCOMES = ("ok", "repaired", "malformed", "error")
 _TELLING = 10  # labels in the table of what hangs on them
@@ -58,89 +56,50 @@ class Square:
         return self.shared / self.asked
 
 
-def render_agents(run: Path, siblings: Sequence[Record], flags: Mapping[str, str] | None = None) -> str:
-    """The page of the run in folder `run`.
+def render(
+    run: Path, siblings: Sequence[Record], dataset: Any | None, *, flags: Mapping[str, str] | None = None
+) -> str:
+    """The page of an attack on an agent; see `redteam.report.page.Render`.
 
-    siblings: other records of the store; those with the run's task, whatever their attack and defences, make the
-    frontier. flags: the explanation of each flag id.
-
-    Raises:
-        RecordError: the record does not validate, or its run was not scored.
-        ArtifactError: a file is missing or was changed, or the run attacked no agent.
+    Beside the run stand siblings with its task, whatever their attack and defences. The data set is not shown.
     """
-    record, artifact, tables = _read(run)
-    beside = agent_series.comparable(record, siblings)
-    groups = agent_series.groups(beside)
-    shelves, left_out = agent_transcripts.shelves(tables, _notes(artifact))
-    environment = page.environment(Path(__file__).parent)
-    environment.filters |= {
-        "visible": agent_transcripts.shown,
-    }  # fmt: skip
-    html = environment.get_template("agents.html.j2").render(
-        **_headline(record, tables, groups),
+    record, artifact, tables = page.read(LAYOUT, run, dataset)
+    verdicts, beside = tables["verdicts"], series.comparable(record, siblings)
+    groups = series.groups(beside)
+    notes = {s.question.id: tuple(one.note for one in s.sessions) for s in artifact.scripts}
+    shelves, untold = transcripts.shelves(tables, notes)
+    return page.render(
+        LAYOUT, record, flags=flags, left_out=page.left_out(siblings, beside), notes=artifact.notes,
+        title=f"{series.attack_name(record)} on {record.cell.task.model}",
+        behind=series.behind(record),
+        summary=words.summary(record, tables, groups),
+        asked=len(verdicts),
+        users=verdicts["profile"].nunique(),
+        tasks=verdicts["task"].nunique(),
         **_frontier(record, groups),
         **_confusion(record, tables),
         **_leaks(record, tables),
         minimiser=_minimiser(tables),
         judge=_judge(tables),
-        **_provenance(record, artifact, flags or {}),
         shelves=shelves,
-        untold=left_out,
-        shown=sum(s.shown for s in shelves),
-        left_out=len({s.id for s in siblings} - {r.id for r in beside}),
-    )
-    return html + "\n"
+        untold=untold,
+        shown=transcripts.shown,
+        transcripts_at=next(f"{record.id}/{e.path}" for e in record.evidence if "transcripts" in e.path),
+        attack_queries=int(artifact.queries.sum()),
+    )  # fmt: skip
 
 
-def _read(run: Path) -> tuple[Record, Scripts, dict[str, pd.DataFrame]]:
-    record, artifact, tables = read_run(run)
-    if not isinstance(artifact, Scripts):
-        raise ArtifactError(f"expected a run that attacked an agent, got one that made {artifact.kind}")
-    if record.status != "ok":
-        raise RecordError(
-            f"the run in {run} has status {record.status}: a report needs a run that was scored"
-        )
-    if missing := set(TABLES) - set(tables):
-        raise ArtifactError(f"{run} lacks the evidence {', '.join(sorted(missing))}; run the attack again")
-    return record, artifact, tables
-
-
-def _notes(artifact: Scripts) -> dict[str, tuple[str, ...]]:
-    return {s.question.id: tuple(one.note for one in s.sessions) for s in artifact.scripts}
-
-
-def _headline(
-    record: Record, tables: Mapping[str, pd.DataFrame], groups: Sequence[agent_series.Group]
-) -> dict[str, Any]:
-    verdicts = tables["verdicts"]
-    return {
-        "record": record,
-        "attack": agent_series.attack_name(record),
-        "behind": agent_series.behind(record),
-        "headline": [m for n in agent_words.HEADLINE if (m := record.metric(n)) is not None],
-        "definitions": agent_words.DEFINITIONS,
-        "bounds": words.bounds,
-        "count": words.count,
-        "plain": words.plain,
-        "asked": len(verdicts),
-        "users": verdicts["profile"].nunique(),
-        "tasks": verdicts["task"].nunique(),
-        "summary": agent_words.summary(record, tables, groups),
-    }
-
-
-def _frontier(record: Record, groups: Sequence[agent_series.Group]) -> dict[str, Any]:
+def _frontier(record: Record, groups: Sequence[series.Group]) -> dict[str, Any]:
     panels = [
-        (g, agent_plots.frontier_svg([g], record.id, f"frontier-{i}", small=True)) for i, g in enumerate(groups)
+        (g, plots.frontier_svg([g], record.id, f"frontier-{i}", small=True)) for i, g in enumerate(groups)
     ] if len(groups) > 1 else []  # fmt: skip
     shapes = {p.shape: p for g in groups for p in g.points}
     return {
         "groups": groups,
-        "frontier_svg": agent_plots.frontier_svg(groups, record.id),
+        "frontier_svg": plots.frontier_svg(groups, record.id),
         "panels": [(g, svg) for g, svg in panels if svg is not None],
         "shapes": [shapes[i] for i in sorted(shapes)],
-        "glyph": agent_plots.glyph,
-        "colour": agent_plots.colour,
+        "colour_of": plots.colour,
     }
 
 
@@ -165,7 +124,7 @@ def _confusion(record: Record, tables: Mapping[str, pd.DataFrame]) -> dict[str, 
         "heat": (tasks, [(f, [_square(rows, t, f) for t in tasks]) for f in fields]),
         "hang": hang.head(_TELLING).to_dict("records"),
         "endings": _endings(verdicts),
-        "ends": _ENDS,
+        "ends": ["field is", *(f"#{end}" for end in _ENDS), "#reads as a refusal"],
     }
 
 
@@ -275,16 +234,3 @@ def _judge(tables: Mapping[str, pd.DataFrame]) -> list[tuple[str, list[int]]] | 
         said = Counter(both.loc[both["shared"].astype(bool) == yes, "said"])
         out.append((name, [said[word] for word in ("yes", "no", "unclear")]))
     return out
-
-
-def _provenance(record: Record, artifact: Scripts, flags: Mapping[str, str]) -> dict[str, Any]:
-    cell, found = record.cell, shared._provenance(record, flags)
-    configs = [("Agent", {**cell.task.config, "model": cell.task.model}), ("Attack", cell.attack.config)]
-    configs += [(f"Defence {d.name}", d.config) for d in cell.defenses]
-    configs += [("What the attack says of itself", dict(artifact.notes))] if artifact.notes else []
-    found["configs"] = [(title, words.settings(config)) for title, config in configs]
-    paths = {Path(e.path).stem: e.path for e in record.evidence}
-    return {
-        **found, "command": agent_words.command(record), "transcripts_at": f"{record.id}/{paths['transcripts']}",
-        "attack_queries": int(artifact.queries.sum()),
-    }  # fmt: skip

@@ -7,16 +7,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from redteam.core.hashing import canonical_json, digest_json
+from redteam.core.hashing import canonical_json
 from redteam.core.record import DefensePlugin, Record
-from redteam.core.stats import Estimate, across_cells
-from redteam.report.curve import of_metric
-from redteam.report.words import plain
+from redteam.core.stats import Estimate
+from redteam.report import beside
+from redteam.report.beside import differing
+from redteam.report.words import UNDEFENDED, short
 
-UNDEFENDED = "undefended"
 _STRATEGIES = ("preserving", "agnostic", "multi-turn", "poisoned-task", "derived", "union", "refusals")
 _MINIMISERS = {"model": 0, "rules": 2, "random": 3}  # another model: 1
-_LONGEST = 30
+_NAMED = ("minimiser", "strategy")  # settings that stand in the name
 
 
 @dataclass(frozen=True)
@@ -66,9 +66,7 @@ class Group:
 
 def comparable(record: Record, siblings: Iterable[Record]) -> list[Record]:
     """`record` and the scored siblings with its task, whatever their attack and defences; each once, by id."""
-    found = {s.id: s for s in siblings if s.status == "ok" and s.cell.task == record.cell.task}
-    found[record.id] = record
-    return [found[i] for i in sorted(found)]
+    return beside.comparable(record, siblings, lambda r: r.cell.task)
 
 
 def dominates(a: tuple[float, float], b: tuple[float, float]) -> bool:
@@ -76,17 +74,16 @@ def dominates(a: tuple[float, float], b: tuple[float, float]) -> bool:
     return a[0] >= b[0] and a[1] >= b[1] and a != b
 
 
-def groups(beside: Sequence[Record]) -> list[Group]:
+def groups(records: Sequence[Record]) -> list[Group]:
     """The records by attack and setting, attacks first. Undefended runs stand in every group of their attack."""
     by_attack: dict[str, list[Record]] = defaultdict(list)
-    for r in sorted(beside, key=_order):
+    for r in sorted(records, key=_order):
         a = r.cell.attack
         by_attack[canonical_json([r.role, r.source, a.name, a.version, a.config])].append(r)
     labels = attack_labels([found[0] for found in by_attack.values()])
-    defences = defense_labels(beside)
-    shapes = {
-        name: i for i, name in enumerate(dict.fromkeys(defences[r.id] for r in sorted(beside, key=_behind)))
-    }
+    defences = beside.defense_labels(records, name=defense_name, but=_NAMED, knowledge=False)
+    shown = dict.fromkeys(defences[r.id] for r in sorted(records, key=_behind))
+    shapes = {name: i for i, name in enumerate(shown)}
     out: list[Group] = []
     for found in by_attack.values():
         told: list[str] = sorted({r.cell.knowledge for r in found if r.cell.defenses})
@@ -116,7 +113,7 @@ def _points(records: Sequence[Record], names: dict[str, str], shapes: dict[str, 
     for r in sorted(records, key=lambda r: (_behind(r), r.cell.seed)):
         by_defense[names[r.id]].append(r)
     found = {
-        name: (_pooled(rows, "privacy"), _pooled(rows, "utility"), frozenset(r.id for r in rows))
+        name: (beside.pooled(rows, "privacy"), beside.pooled(rows, "utility"), beside.ids(rows))
         for name, rows in by_defense.items()
     }
     pairs = {name: (u.value, p.value) for name, (p, u, _) in found.items() if p is not None and u is not None}
@@ -128,11 +125,6 @@ def _points(records: Sequence[Record], names: dict[str, str], shapes: dict[str, 
 
 def _on(pairs: dict[str, tuple[float, float]], name: str) -> bool | None:
     return None if name not in pairs else not any(dominates(o, pairs[name]) for o in pairs.values())
-
-
-def _pooled(records: Sequence[Record], name: str) -> Estimate | None:
-    found = [e for r in records if (e := of_metric(r, name)) is not None]
-    return across_cells(found) if found else None
 
 
 # ---------------------------------------------------------------- names
@@ -147,7 +139,10 @@ def attack_labels(records: Sequence[Record]) -> dict[str, str]:
             o.cell.attack for o in records
             if o.cell.attack.name == mine.name and o.cell.attack.config.get("strategy") == mine.config.get("strategy")
         ]  # fmt: skip
-        parts = [attack_name(r), *_differing(mine.config, [a.config for a in alike])]
+        parts = [
+            attack_name(r),
+            *(f"{k} {short(v)}" for k, v in differing(mine.config, (a.config for a in alike), _NAMED)),
+        ]
         parts += [f"version {mine.version}"] if len({a.version for a in alike}) > 1 else []
         parts += [r.role] if r.role != "attack" else []
         parts += [r.source] if r.source != "measured" else []
@@ -161,21 +156,6 @@ def attack_name(record: Record) -> str:
     return " ".join(filter(None, (attack.name, attack.config.get("strategy"))))
 
 
-def defense_labels(records: Sequence[Record]) -> dict[str, str]:
-    """By record id: the defences, with the settings in which namesakes differ; `undefended` without any."""
-    every = [d for r in records for d in r.cell.defenses]
-    out = {}
-    for r in records:
-        parts = []
-        for d in r.cell.defenses:
-            alike = [o for o in every if o.name == d.name]
-            extra = _differing(d.config, [o.config for o in alike])
-            extra += [f"version {d.version}"] if len({o.version for o in alike}) > 1 else []
-            parts.append(", ".join([defense_name(d), *extra]))
-        out[r.id] = " + ".join(parts) or UNDEFENDED
-    return out
-
-
 def defense_name(defense: DefensePlugin) -> str:
     """`privacy-prompt`; of an air gap, which is another one with another minimiser, `airgap (minimiser rules)`."""
     minimiser = defense.config.get("minimiser")
@@ -185,18 +165,3 @@ def defense_name(defense: DefensePlugin) -> str:
 def behind(record: Record) -> str:
     """`airgap (minimiser rules)`, or `undefended`."""
     return " + ".join(map(defense_name, record.cell.defenses)) or UNDEFENDED
-
-
-def short(value: Any) -> str:
-    """A config value in at most 30 characters; what is longer is cut and told apart by a digest."""
-    text = plain(value)
-    return text if len(text) <= _LONGEST else f"{text[:18]}... ({digest_json(value)[:6]})"
-
-
-def _differing(config: dict[str, Any], others: Sequence[dict[str, Any]]) -> list[str]:
-    return [
-        f"{k} {short(v)}"
-        for k, v in sorted(config.items())
-        # Minimiser and strategy stand in the name.
-        if k not in ("minimiser", "strategy") and any(o.get(k) != v for o in others)
-    ]

@@ -7,8 +7,9 @@ import codecs
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 from urllib.parse import quote
 
@@ -285,21 +286,11 @@ def _pieces(text: str, start: int, end: int, spans: Sequence[tuple[int, int]]) -
 
 def _visible(text: str) -> Markup:
     """Escaped, with runs of unprintable characters other than line feeds spelled out."""
-    if text.replace("\n", "").isprintable():
-        return escape(text)
-    out: list[str] = []
-    for unprintable, run in _runs(text):
-        plain = run.encode("unicode_escape").decode() if unprintable else run
-        out.append(f"<i>{escape(plain)}</i>" if unprintable else str(escape(plain)))
-    return Markup("".join(out))
-
-
-def _runs(text: str) -> Iterator[tuple[bool, str]]:
-    start = 0
-    for i in range(1, len(text) + 1):
-        if i == len(text) or _odd(text[i]) != _odd(text[start]):
-            yield _odd(text[start]), text[start:i]
-            start = i
+    runs = ((odd, "".join(chars)) for odd, chars in groupby(text, _odd))
+    spelled = Markup("<i>{}</i>")
+    return Markup("").join(
+        spelled.format(run.encode("unicode_escape").decode()) if odd else run for odd, run in runs
+    )
 
 
 def _odd(char: str) -> bool:

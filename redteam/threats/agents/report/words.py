@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
 from redteam.core.record import Record
-from redteam.report import words
-from redteam.report.words import count, with_interval
-from redteam.threats.agents.report.series import UNDEFENDED, Group, attack_name, behind
+from redteam.report.words import UNDEFENDED, as_control, by_sign, count, knowing, with_interval
+from redteam.threats.agents.report.series import Group, attack_name, behind
 
 HEADLINE = (
     "privacy", "utility", "leaks", "other_leaks", "escalated", "minimiser_privacy", "minimiser_utility",
@@ -75,13 +73,9 @@ def _what(record: Record, verdicts: pd.DataFrame) -> str:
     labels = ", ".join(f"{asked.get(k, 0)} {k}" for k in ("allowed", "forbidden", "ambiguous"))
     turns = cell.attack.config.get("turns")
     most = f", with at most {count(turns, 'message')} each" if isinstance(turns, int) else ""
-    knew = ""
-    if cell.defenses:
-        told = "knew of the defence" if cell.knowledge == "adaptive" else "did not know of the defence"
-        knew = f" behind {behind(record)} (the attack {told})"
     return (
         f"{attack_name(record)} asked the agent {cell.task.model} ({cell.task.config.get('interface', 'text')} "
-        f"interface){knew} for "
+        f"interface){knowing(record, behind(record), 'the defence')} for "
         f"{count(len(verdicts), 'field')} of {count(verdicts['profile'].nunique(), 'synthetic user')} in "
         f"{count(verdicts['task'].nunique(), 'task')}: {labels} by the rule table{most}."
     )
@@ -121,12 +115,11 @@ def _refusals(record: Record) -> str:
     if (e := record.metric("refusal_advantage")) is None:
         return ""
     text = f"What is refused or denied tells whether there is such a datum: refusal_advantage is {with_interval(e)}. "
-    if e.low is None or e.high is None or e.low <= 0 <= e.high:
-        return text + "Its interval includes zero: this run does not show that they give anything away."
-    return (
-        text
-        + "Its interval leaves out zero: whether the agent refuses says something of whether there is a value."
+    some = (
+        "Its interval leaves out zero: whether the agent refuses says something of whether there is a value."
     )
+    none = "Its interval includes zero: this run does not show that they give anything away."
+    return text + by_sign(e, above=some, below=some, across=none, unknown=none)
 
 
 def _judge(record: Record) -> str:
@@ -140,7 +133,7 @@ def _judge(record: Record) -> str:
 
 def _beside(record: Record, groups: Sequence[Group]) -> str:
     """This attack without the defence, and the same questions without an attack."""
-    own = "This run is itself a control. " if record.role == "control" else ""
+    own = as_control(record)
     here = behind(record)
     found = [
         (f"{g.label}, {p.defense}", p.privacy, p.utility)
@@ -166,22 +159,3 @@ def _beside(record: Record, groups: Sequence[Group]) -> str:
 def _same(label: str, plain: str) -> bool:
     """Whether a label is that of these defences, with or without settings that tell namesakes apart."""
     return label == plain or label.startswith(f"{plain}, ")
-
-
-def command(record: Record) -> str | None:
-    """The command that runs this cell again. What no command line can carry is named in a comment below it."""
-    cell, dropped = record.cell, []
-    # The digest of the rule table pins the data; it is no setting.
-    task = cell.task.model_copy(
-        update={"config": {k: v for k, v in cell.task.config.items() if k != "rules"}}
-    )
-    defenses = []
-    for d in cell.defenses:
-        plain = {k: v for k, v in d.config.items() if "," not in str(v)}
-        dropped += [f"{d.name}.{k}={shlex.quote(str(v))}" for k, v in d.config.items() if k not in plain]
-        defenses.append(d.model_copy(update={"config": plain}))
-    short = cell.model_copy(update={"task": task, "defenses": tuple(defenses)})
-    text = words.command(record.model_copy(update={"cell": short}))
-    if text is None or not dropped:
-        return text
-    return f"{text}\n# left out, as a comma parts settings; the defaults are taken: {'; '.join(dropped)}"

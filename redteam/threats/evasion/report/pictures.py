@@ -10,8 +10,8 @@ import pandas as pd
 
 from redteam.core.errors import DataError
 from redteam.data.nouns import ImageSet
+from redteam.report.pictures import png_uri
 from redteam.threats.evasion.artifact import Perturbed
-from redteam.threats.poisoning.report.pictures import png_uri
 
 FOOLED, STOOD = 8, 4
 

@@ -1,4 +1,4 @@
-"""Accuracy against the radius, survivors of an ensemble and validations, drawn as `redteam.report.plots` draws."""
+"""Accuracy against the radius, survivors of an ensemble and validations."""
 
 from __future__ import annotations
 
@@ -8,10 +8,8 @@ from typing import Any
 from markupsafe import Markup
 
 from redteam.core.stats import Estimate
-from redteam.report.plots import _INK, _MARKERS, _bars, _figure
-from redteam.threats.agents.report.plots import _HUES, COLOURS, _coloured
+from redteam.report import figures
 from redteam.threats.evasion.report.series import After, Curve, Line, Validated
-from redteam.threats.poisoning.federation.report.plots import _marker
 
 # A largest radius that is so many times the next one would leave the others no room on a linear axis.
 _FAR = 3.0
@@ -32,36 +30,21 @@ def curve_svg(lines: Sequence[Line], norm: str, main: float, chance: float | Non
     """
     if not any(eps > 0 for line in lines for eps, _ in line.points):
         return None
-    with _figure("curve", 3.7) as (figure, axes, out):
-        figure.set_size_inches(6.0, 3.7)
+    with figures.figure("curve", 3.7, 6.0) as (axes, out):
         if (start := stretched(lines)) is not None:
             axes.set_xscale("symlog", linthresh=start)
         if chance is not None:
-            axes.axhline(chance, color=_INK, linewidth=1, linestyle="--", alpha=0.7, zorder=1)
-        axes.axvline(main, color=_INK, linewidth=0.7, alpha=0.5, zorder=1)
+            axes.axhline(chance, color=figures.INK, linewidth=1, linestyle="--", alpha=0.7, zorder=1)
+        figures.verticals(axes, [main])
         # This run's own line last, so that nothing covers it.
         for line in sorted(lines, key=lambda one: one.own):
-            _drawn(axes, line)
+            figures.line(axes, line.points, line.place, own=line.own, clip_on=False)
         axes.set_xlabel(f"eps: radius of the ball in {norm}, for pixels in [0, 1]")
         axes.set_ylabel("robust_accuracy")
-        axes.set_ylim(-0.03, 1.03)
+        figures.shares(axes)
         axes.set_xlim(0, max(eps for line in lines for eps, _ in line.points) * 1.03)
         _ticks(axes, next(line for line in lines if line.own).points)
-    return _coloured(out[0])
-
-
-def _drawn(axes: Any, line: Line) -> None:
-    hue = _HUES[line.place % COLOURS]
-    xs, ys = [eps for eps, _ in line.points], [e.value for _, e in line.points]
-    axes.plot(
-        xs, ys, color=hue, linewidth=2.6 if line.own else 1.2, alpha=1 if line.own else 0.85,
-        marker=_MARKERS[_marker(line.place)], markersize=7 if line.own else 5,
-        markerfacecolor=hue if line.own else "none", zorder=5 if line.own else 3, clip_on=False,
-    )  # fmt: skip
-    known = [(eps, e.low, e.high) for eps, e in line.points if e.low is not None and e.high is not None]
-    if line.own and known:
-        radii, lows, highs = zip(*known, strict=True)
-        axes.fill_between(radii, lows, highs, color=hue, alpha=0.2, linewidth=0, zorder=1)
+    return out[0]
 
 
 def _ticks(axes: Any, points: Curve) -> None:
@@ -83,17 +66,7 @@ def survivors_svg(accuracy: Estimate | None, stages: Sequence[After]) -> Markup 
         return None
     bars: list[tuple[str, Any]] = [("as they are", accuracy)] if accuracy is not None else []
     bars += [(f"after {s.name}", s.stands) for s in stages]
-    with _figure("survivors", 0.7 + 0.36 * len(bars)) as (_, axes, out):
-        for place, (_, e) in enumerate(bars):
-            axes.barh(place, e.value, height=0.62, color=_HUES[0], alpha=0.45 if place else 0.8, zorder=2)
-            axes.errorbar(
-                [e.value], [place], xerr=_bars([e]), linestyle="none", ecolor=_INK, elinewidth=1, capsize=3, zorder=3
-            )  # fmt: skip
-        axes.set_yticks(range(len(bars)), [name for name, _ in bars])
-        axes.set_ylim(len(bars) - 0.5, -0.5)
-        axes.set_xlim(0, 1.0)
-        axes.set_xlabel("share of the test images still read right")
-    return out[0]
+    return figures.share_bars("survivors", bars, "share of the test images still read right")
 
 
 def history_svg(history: Sequence[Validated]) -> Markup | None:
@@ -101,18 +74,16 @@ def history_svg(history: Sequence[Validated]) -> Markup | None:
     if len(history) < 2:
         return None
     names = list(dict.fromkeys(name for v in history for name in v.values))
-    with _figure("history", 3.2) as (_, axes, out):
-        for v in history:
-            if v.chosen:
-                axes.axvline(v.step, color=_INK, linewidth=0.7, alpha=0.6, zorder=1)
+    with figures.figure("history", 3.2) as (axes, out):
+        figures.verticals(axes, [v.step for v in history if v.chosen])
         for i, name in enumerate(names):
             seen = [(v.step, v.values[name][0]) for v in history if name in v.values]
             axes.plot(
-                [s for s, _ in seen], [x for _, x in seen], label=name, color=_HUES[i % COLOURS], linewidth=1.4,
-                marker=_MARKERS[i % len(_MARKERS)], markersize=5, zorder=3,
+                [s for s, _ in seen], [x for _, x in seen], label=name, color=figures.hue(i), linewidth=1.4,
+                marker=figures.marker(i), markersize=5, zorder=3,
             )  # fmt: skip
         axes.set_xlabel("updates done")
         axes.set_ylabel("share of validation images")
-        axes.set_ylim(-0.03, 1.03)
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=3, frameon=False)
-    return _coloured(out[0])
+        figures.shares(axes)
+        figures.legend(axes, names, columns=3)
+    return out[0]

@@ -10,13 +10,15 @@ import pandas as pd
 
 from redteam.core.hashing import canonical_json
 from redteam.core.record import Metric, Record
-from redteam.core.stats import CONFIDENCE, Estimate, across_cells, paired_difference
-from redteam.report.curve import of_metric
+from redteam.core.stats import Estimate, across_cells, paired_difference
+from redteam.report import beside
+from redteam.report.beside import Row, estimate, of_metric
 from redteam.threats.evasion.artifact import Perturbed
 from redteam.threats.evasion.metrics import by_radius, correct, radius_group, robust
-from redteam.threats.poisoning.federation.report.series import defense_key, defense_labels, pooled
 
 TRADE = ("accuracy", "robust_accuracy", "attack_success", "pseudo_accuracy", "selection_gap")
+_UNDER = ("robust_accuracy", "attack_success", "forwards_mean", "backwards_mean")
+_FREE = ("curve",)  # the further radii: each is attacked by itself
 Curve = tuple[tuple[float, Estimate], ...]
 
 
@@ -32,17 +34,6 @@ class Line:
     own: bool
     ids: frozenset[str]
     points: Curve
-
-
-@dataclass(frozen=True)
-class Row:
-    """One defence, or one attack, over its seeds. numbers: by metric. own: whether this run is in it."""
-
-    label: str
-    place: int
-    ids: frozenset[str]
-    numbers: Mapping[str, Estimate | None]
-    own: bool
 
 
 @dataclass(frozen=True)
@@ -99,16 +90,7 @@ def comparable(record: Record, siblings: Iterable[Record]) -> list[Record]:
 
     Each radius is attacked by itself, so that further ones change nothing at those two runs share.
     """
-    found = {s.id: s for s in siblings if s.status == "ok" and _attack(s) == _attack(record)}
-    found[record.id] = record
-    return [found[i] for i in sorted(found)]
-
-
-def _attack(record: Record) -> str:
-    a = record.cell.attack
-    rest = {k: v for k, v in a.config.items() if k != "curve"}
-    task = record.cell.task.model_dump(mode="json")
-    return canonical_json([task, record.role, record.source, a.name, a.version, rest])
+    return beside.comparable(record, siblings, lambda r: beside.same_attack(r, _FREE))
 
 
 def other_attacks(record: Record, siblings: Iterable[Record]) -> list[Record]:
@@ -125,35 +107,32 @@ def _networks(record: Record) -> str:
     return canonical_json([cell.threat, cell.task.model_dump(mode="json"), trained, cell.seed, ball])
 
 
-def attack_label(record: Record, beside: Sequence[Record]) -> str:
-    """The attack's name, with the settings in which it differs from its namesakes in `beside`, and its role."""
+def attack_label(record: Record, others: Sequence[Record]) -> str:
+    """The attack's name, with the settings in which it differs from its namesakes in `others`, and its role."""
     mine = record.cell.attack
-    alike = [r.cell.attack.config for r in beside if r.cell.attack.name == mine.name]
-    differs = [
-        f"{k} {canonical_json(v)}"
-        for k, v in sorted(mine.config.items())
-        if k != "curve" and any(o.get(k) != v for o in alike)
-    ]
-    return ", ".join([mine.name, *differs, *(["control"] if record.role == "control" else [])])
+    alike = (r.cell.attack.config for r in others if r.cell.attack.name == mine.name)
+    parts = [f"{k} {canonical_json(v)}" for k, v in beside.differing(mine.config, alike, _FREE)]
+    return ", ".join([mine.name, *parts, *(["control"] if record.role == "control" else [])])
 
 
-def _by_defense(record: Record, beside: Sequence[Record]) -> dict[str, list[Record]]:
-    """By `defense_key`: this run's defence, none, then the others."""
-    out: dict[str, list[Record]] = {defense_key(record): []}
-    for r in sorted(beside, key=lambda r: (len(r.cell.defenses), defense_key(r), r.cell.seed, r.id)):
-        out.setdefault(defense_key(r), []).append(r)
-    return out
-
-
-def lines(record: Record, beside: Sequence[Record]) -> list[Line]:
+def lines(record: Record, others: Sequence[Record]) -> list[Line]:
     """This run, then every other defence under the same attack, seeds pooled."""
-    labels, out = defense_labels(beside), []
-    for place, (key, records) in enumerate(_by_defense(record, beside).items()):
-        own = key == defense_key(record)
-        rows = [record] if own else records
-        ids = frozenset(r.id for r in rows)
-        out.append(Line(labels[rows[0].id], place, own, ids, _over_radii(rows)))
-    return out
+    found = [(label, rows if i else [record]) for i, (label, rows) in enumerate(_defended(record, others))]
+    return [
+        Line(label, place, not place, beside.ids(rows), _over_radii(rows))
+        for place, (label, rows) in enumerate(found)
+    ]
+
+
+def rows(record: Record, others: Sequence[Record]) -> list[Row]:
+    """Every defence under this run's attack at the main radius, this run's first, seeds pooled."""
+    return beside.rows(_defended(record, others), TRADE)
+
+
+def _defended(record: Record, others: Sequence[Record]) -> list[tuple[str, list[Record]]]:
+    """(label, records) of each defence, this run's first."""
+    labels = beside.defense_labels(others)
+    return [(labels[rows[0].id], rows) for rows in beside.by_defense(record, others).values()]
 
 
 def _over_radii(records: Sequence[Record]) -> Curve:
@@ -168,26 +147,10 @@ def _over_radii(records: Sequence[Record]) -> Curve:
     return tuple((eps, at[eps][0] if len(at[eps]) == 1 else across_cells(at[eps])) for eps in sorted(at))
 
 
-def rows(record: Record, beside: Sequence[Record]) -> list[Row]:
-    """Every defence under this run's attack at the main radius, this run's first, seeds pooled."""
-    labels, out = defense_labels(beside), []
-    for place, (key, records) in enumerate(_by_defense(record, beside).items()):
-        numbers = {name: pooled(records, name) for name in TRADE}
-        ids = frozenset(r.id for r in records)
-        out.append(Row(labels[records[0].id], place, ids, numbers, key == defense_key(record)))
-    return out
-
-
 def attacks(record: Record, others: Sequence[Record]) -> list[Row]:
-    """This run's attack and the others on the same networks."""
+    """This run's attack, then the others on the same networks."""
     every = [record, *others]
-    return [
-        Row(attack_label(r, every), place, frozenset((r.id,)), {n: of_metric(r, n) for n in _UNDER}, r is record)
-        for place, r in enumerate(every)
-    ]  # fmt: skip
-
-
-_UNDER = ("robust_accuracy", "attack_success", "forwards_mean", "backwards_mean")
+    return beside.rows([(attack_label(r, every), [r]) for r in every], _UNDER)
 
 
 # ---------------------------------------------------------------- one run
@@ -204,11 +167,6 @@ def radii(record: Record, artifact: Perturbed, outcomes: pd.DataFrame) -> list[A
         cost = float(t["forwards"].mean()), float(t["backwards"].mean())
         out.append(AtRadius(eps, eps == artifact.main, estimate(stands), drop, *cost))
     return out
-
-
-def estimate(m: Metric) -> Estimate:
-    """A metric, of whatever group, as an estimate."""
-    return Estimate(m.value, m.low, m.high, m.n, m.seeds, m.method, m.confidence or CONFIDENCE)
 
 
 def survivors(record: Record, artifact: Perturbed) -> list[After]:

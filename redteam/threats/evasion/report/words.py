@@ -8,12 +8,12 @@ import pandas as pd
 
 from redteam.core.record import Record
 from redteam.core.stats import Estimate
-from redteam.report.words import count, fraction, with_interval
-from redteam.threats.agents.report.series import UNDEFENDED
+from redteam.report.beside import Row
+from redteam.report.words import UNDEFENDED, behind, by_sign, count, fraction, with_interval
 from redteam.threats.evasion.artifact import Perturbed
 from redteam.threats.evasion.metrics import black_box_gain, claims, rises
 from redteam.threats.evasion.report import series
-from redteam.threats.evasion.report.series import After, AtRadius, Row
+from redteam.threats.evasion.report.series import After, AtRadius
 
 HEADLINE = (
     "accuracy", "robust_accuracy", "robust_drop", "attack_success", "pseudo_accuracy", "selection_gap",
@@ -97,11 +97,6 @@ def flag_meanings(record: Record, given: Mapping[str, str]) -> dict[str, str]:
     return {f: text for f in record.flags if (text := given.get(f, FLAGS.get(f, "")))}
 
 
-def behind(record: Record) -> str:
-    """`dart`, or `undefended`."""
-    return " + ".join(d.name for d in record.cell.defenses) or UNDEFENDED
-
-
 def replayed(probes: pd.DataFrame) -> bool:
     """Whether the images were made on other networks than those that were asked."""
     return bool(probes.loc[probes["name"] == "replayed", "value"].any())
@@ -153,12 +148,11 @@ def _outcome(record: Record) -> str:
     )
     if success is not None:
         text += f"; of those that were read right, {with_interval(success)} were turned"
-    if drop.low is None or drop.high is None:
-        verdict = "The difference has no interval, so it proves nothing by itself."
-    elif drop.low > 0:
-        verdict = "The interval of the difference lies above zero: moving the images has an effect."
-    else:
-        verdict = "The interval of the difference includes zero: this run shows no effect."
+    none = "The interval of the difference includes zero: this run shows no effect."
+    verdict = by_sign(
+        drop, "The interval of the difference lies above zero: moving the images has an effect.", none, none,
+        "The difference has no interval, so it proves nothing by itself.",
+    )  # fmt: skip
     return f"{text}. {verdict} Robust accuracy is that under this attack alone; a stronger one leaves less."
 
 
@@ -198,21 +192,17 @@ def _choice(record: Record) -> str:
             "Had labels of the target domain chosen the state, accuracy under the scorer's own PGD would differ by "
             f"{with_interval(gap)}"
         )
-        if gap.low is None or gap.high is None:
-            verdict = "that has no interval"
-        elif gap.low > 0:
-            verdict = "choosing without them has a price"
-        elif gap.high < 0:
-            verdict = "choosing without them did better"
-        else:
-            verdict = "this run shows no price of choosing without them"
+        verdict = by_sign(
+            gap, "choosing without them has a price", "choosing without them did better",
+            "this run shows no price of choosing without them", "that has no interval",
+        )  # fmt: skip
         parts.append(f"{text}: {verdict}.")
     return " ".join(parts)
 
 
 def _beside(rows: Sequence[Row], attacks: Sequence[Row]) -> str:
-    bare = next((r for r in rows if not r.own and r.label == UNDEFENDED), None)
-    same = [r for r in attacks if not r.own]
+    bare = next((r for r in rows[1:] if r.label == UNDEFENDED), None)
+    same = attacks[1:]
     parts = []
     if bare is not None:
         parts.append(
@@ -224,7 +214,7 @@ def _beside(rows: Sequence[Row], attacks: Sequence[Row]) -> str:
         parts.append(f"Of the same networks under other attacks and controls: {listed}.")
         known = [(r, e) for r in attacks if (e := r.numbers["robust_accuracy"]) is not None]
         least = min(known, key=lambda pair: pair[1].value)[0] if known else None
-        if least is not None and not least.own:
+        if least is not None and least is not attacks[0]:
             parts.append(
                 f"The least of these is that of {least.label}: believe it, and not the number above."
             )

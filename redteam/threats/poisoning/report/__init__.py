@@ -1,139 +1,62 @@
-"""One HTML page about a run: what was attacked, what came out, and the evidence, with nothing to load.
-
-`render` is a pure function of the run's files, the records beside it and the data set.
-"""
+"""The page of poison: triggered examples, success against budget beside the controls, where the changes fell."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
-from redteam.core.errors import ArtifactError, DataError, RecordError
 from redteam.core.record import Record
-from redteam.core.store import read_run
-from redteam.data.nouns import ImageDataset
-from redteam.report import curve, page, plots, words
+from redteam.report import page
+from redteam.report.beside import of_metric
+from redteam.report.words import class_name
 from redteam.threats.poisoning.artifact import Poison
-from redteam.threats.poisoning.report import pictures
+from redteam.threats.poisoning.report import curve, pictures, plots, words
 
 __all__ = ["render"]
 
-
-@dataclass(frozen=True)
-class _Run:
-    """A run that was read and checked. classes: None where the data set was not given."""
-
-    record: Record
-    artifact: Poison
-    outcomes: pd.DataFrame
-    flips: pd.DataFrame
-    dataset: ImageDataset | None
-
-    @property
-    def classes(self) -> tuple[str, ...] | None:
-        return self.dataset.classes if self.dataset else None
+LAYOUT = page.Layout(
+    template=Path(__file__).with_name("page.html.j2"), artifact=Poison, tables=("outcomes", "flips"),
+    subject="Victim", headline=words.HEADLINE, definitions=words.DEFINITIONS, grouped=True,
+)  # fmt: skip
 
 
 def render(
-    run: Path,
-    siblings: Sequence[Record],
-    dataset: ImageDataset | None,
-    *,
-    flags: Mapping[str, str] | None = None,
+    run: Path, siblings: Sequence[Record], dataset: Any | None, *, flags: Mapping[str, str] | None = None
 ) -> str:
-    """The page of the run in folder `run`.
+    """The page of poison; see `redteam.report.page.Render`.
 
-    siblings: other records of the store; those with the run's task, goal and defences make the curve.
-    dataset: None leaves out the images and the class names. flags: the explanation of each flag id.
-
-    Raises:
-        RecordError: the record does not validate, or its run was not scored.
-        ArtifactError: a file is missing, or is not the one the record names.
-        DataError: `dataset` is not the one that was attacked.
+    Beside the run stand siblings with its task, goal and defences. Without the data set, the pictures and the
+    names of the classes are left out.
     """
-    found = _read(run, dataset)
-    beside = curve.comparable(found.record, siblings)
-    environment = page.environment(Path(__file__).parent)
-    others = {s.id for s in siblings} - {r.id for r in beside}
-    html = environment.get_template("poisoning.html.j2").render(
-        **_headline(found, beside),
-        **_curves(found.record, beside),
-        **_provenance(found.record, flags or {}),
-        examples=pictures.examples(found.artifact, found.outcomes, dataset) if dataset else None,
+    record, artifact, tables = page.read(LAYOUT, run, dataset)
+    classes = dataset.classes if dataset else None
+    flips, beside = tables["flips"], curve.comparable(record, siblings)
+    series = curve.curve(beside)
+    images = int(np.count_nonzero(flips["image_changed"]))
+    return page.render(
+        LAYOUT, record, flags=flags, left_out=page.left_out(siblings, beside),
+        title=f"{record.cell.attack.name} on {record.cell.task.dataset}",
+        summary=words.summary(record, artifact, len(flips), images, classes, series),
+        budget=artifact.budget,
+        source=words.source_name(artifact.source_class, classes),
+        target=class_name(artifact.target_class, classes),
+        **_curves(record, series),
+        examples=pictures.examples(artifact, tables["outcomes"], dataset) if dataset else None,
         amplified=pictures.AMPLIFIED,
-        heat=pictures.heat_map(found.flips, found.classes),
-        name=lambda c: words.class_name(c, found.classes),
-        left_out=len(others),
-    )
-    return html + "\n"
+        heat=pictures.heat_map(flips, classes),
+        name=lambda c: class_name(c, classes),
+    )  # fmt: skip
 
 
-def _read(run: Path, dataset: ImageDataset | None) -> _Run:
-    record, artifact, tables = read_run(run)
-    if not isinstance(artifact, Poison):
-        raise ArtifactError(f"{run} holds {artifact.kind}; this page is about poison")
-    if record.status != "ok":
-        raise RecordError(
-            f"the run in {run} has status {record.status}: a report needs a run that was scored"
-        )
-    if missing := {"outcomes", "flips"} - set(tables):
-        raise ArtifactError(f"{run} lacks the evidence {', '.join(sorted(missing))}; run the attack again")
-    if dataset is not None and dataset.digest != record.cell.task.digest:
-        raise DataError(
-            f"'{dataset.name}' is not the data of this run: expected content digest "
-            f"{record.cell.task.digest[:16]}..., got {dataset.digest[:16]}...; give the right one, or none"
-        )
-    return _Run(record, artifact, tables["outcomes"], tables["flips"], dataset)
-
-
-def _headline(run: _Run, beside: Sequence[Record]) -> dict[str, Any]:
-    record, artifact = run.record, run.artifact
-    changed_images = int(np.count_nonzero(run.flips["image_changed"]))
-    series = curve.curve(beside)
+def _curves(record: Record, series: Sequence[curve.Series]) -> dict[str, Any]:
+    base = of_metric(record, "base_pta")
     return {
-        "record": record,
-        "artifact": artifact,
-        "headline": [m for n in words.HEADLINE if (m := record.metric(n)) is not None],
-        "definitions": words.DEFINITIONS,
-        "bounds": words.bounds,
-        "count": words.count,
-        "summary": words.summary(record, artifact, len(run.flips), changed_images, run.classes, series),
-        "source": words.source_name(artifact, run.classes),
-        "target": words.class_name(artifact.target_class, run.classes),
-    }
-
-
-def _curves(record: Record, beside: Sequence[Record]) -> dict[str, Any]:
-    series = curve.curve(beside)
-    base = curve.of_metric(record, "base_pta")
-    return {
-        "pta_svg": plots.curve_svg(series, "pta", "pta", base),
-        "lift_svg": plots.curve_svg(series, "lift", "trigger_lift", None),
-        "curve_rows": curve.rows(series),
+        "pta_svg": plots.curve_svg(series, "pta", base),
+        "lift_svg": plots.curve_svg(series, "trigger_lift", None),
+        "curve_rows": [(s.label, p) for s in series for p in s.points],
         "curve_budgets": curve.budgets(series),
         "base": base,
     }
-
-
-def _provenance(record: Record, flags: Mapping[str, str]) -> dict[str, Any]:
-    cell, cost, env = record.cell, record.cost, record.environment
-    longest = max([*cost.stages.values(), 1e-9])
-    configs = [("Victim", {**cell.task.config, "model": cell.task.model}), ("Attack", cell.attack.config)]
-    configs += [(f"Defence {d.name}", d.config) for d in cell.defenses]
-    commit = f"{env.git_commit or 'not recorded'}" + (" with uncommitted changes" if env.dirty else "")
-    return {
-        "published": [(p, record.metric(p.metric)) for p in record.published],
-        "flags": [(f, flags.get(f)) for f in record.flags],
-        "stages": [(s, seconds, seconds / longest) for s, seconds in cost.stages.items()],
-        "configs": [(title, words.settings(config)) for title, config in configs],
-        "environment": [
-            ("suite", env.suite), ("commit", commit), ("python", env.python), ("system", env.os),
-            ("cpu", env.cpu), ("device", env.device), *sorted(env.packages.items()),
-        ],
-        "command": words.command(record),
-    }  # fmt: skip

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 
 from redteam.data.nouns import ImageDataset
+from redteam.report.pictures import png_uri
 from redteam.threats.poisoning import triggers
 from redteam.threats.poisoning.artifact import Poison
 
@@ -35,17 +33,6 @@ class Example:
     hit: bool
 
 
-def png_uri(image: np.ndarray) -> str:
-    """A lossless PNG. image: (H, W, C) uint8 with 1 or 3 channels."""
-    assert image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] in (1, 3), (
-        image.dtype,
-        image.shape,
-    )
-    out = io.BytesIO()
-    Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image).save(out, format="PNG", optimize=False)
-    return f"data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}"
-
-
 def amplified(plain: np.ndarray, triggered: np.ndarray) -> np.ndarray:
     """The change times `AMPLIFIED` around mid-grey, clipped. Both (..., H, W, C) uint8."""
     change = triggered.astype(np.int64) - plain.astype(np.int64)
@@ -60,29 +47,16 @@ def examples(artifact: Poison, outcomes: pd.DataFrame, dataset: ImageDataset) ->
     chosen = first[wanted].head(EXAMPLES)
     rows = chosen["index"].to_numpy(np.int64)
     plain = dataset.test.images[rows]
-    triggered = triggers.apply(artifact.trigger, plain, rows)
-    differences = amplified(plain, triggered)
+    stamped = triggers.apply(artifact.trigger, plain, rows)
+    differences = amplified(plain, stamped)
+    answers = (chosen[c].tolist() for c in ("index", "label", "clean", "triggered"))
     return [
         Example(
-            index=int(answer.index), label=int(answer.label), plain=png_uri(a), triggered=png_uri(b),
-            difference=png_uri(c), said_plain=int(answer.clean), said_triggered=int(answer.triggered),
-            hit=int(answer.triggered) == artifact.target_class,
+            index=index, label=label, plain=png_uri(a), triggered=png_uri(b), difference=png_uri(c), said_plain=clean,
+            said_triggered=triggered, hit=triggered == artifact.target_class,
         )
-        for answer, a, b, c in zip(_answers(chosen), plain, triggered, differences, strict=True)
+        for index, label, clean, triggered, a, b, c in zip(*answers, plain, stamped, differences, strict=True)
     ]  # fmt: skip
-
-
-@dataclass(frozen=True)
-class _Answer:
-    index: int
-    label: int
-    clean: int
-    triggered: int
-
-
-def _answers(table: pd.DataFrame) -> list[_Answer]:
-    columns = [table[c].tolist() for c in ("index", "label", "clean", "triggered")]
-    return [_Answer(*values) for values in zip(*columns, strict=True)]
 
 
 @dataclass(frozen=True)

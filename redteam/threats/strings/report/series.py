@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +10,10 @@ import numpy as np
 import pandas as pd
 
 from redteam.core.errors import ArtifactError, RecordError
-from redteam.core.hashing import canonical_json
 from redteam.core.record import Record
-from redteam.core.stats import Estimate, across_cells, rate
+from redteam.core.stats import Estimate, rate
 from redteam.core.store import read_run
-from redteam.report.curve import _Key, _labels, of_metric
+from redteam.report.beside import by_setting, ids, pooled
 from redteam.threats.strings.artifact import Strings
 
 _MOST_POINTS = 80
@@ -64,47 +62,28 @@ def series(run: Path, beside: Sequence[Record], unit: str = "queries") -> list[S
 
     unit: what a search spends: queries, tokens or usd.
     """
-    groups: dict[_Key, list[Record]] = defaultdict(list)
-    for r in beside:
-        rest = canonical_json([r.cell.attack.version, r.cell.attack.config])
-        groups[r.role, r.cell.attack.name, r.source, rest].append(r)
-    labels = _labels(groups)
-    return [_series(labels[key], run, groups[key], unit) for key in sorted(groups)]
+    return [_series(label, run, records, unit) for label, records in by_setting(beside)]
 
 
 def _series(label: str, run: Path, records: Sequence[Record], unit: str) -> Series:
     ordered = sorted(records, key=lambda r: r.cell.seed)
     found = [read for r in ordered if (read := _search(run, r, unit)) is not None]
-    caps = [read.cap for read in found if read.cap]
+    caps = [cap for _, cap, _ in found if cap]
     medians = [m.value for r in ordered if (m := r.metric("queries_to_success")) is not None]
     return Series(
         label=label,
         role=ordered[0].role,
-        ids=frozenset(r.id for r in ordered),
-        metrics={name: _pooled(ordered, name) for name in POOLED},
+        ids=ids(ordered),
+        metrics={name: pooled(ordered, name) for name in POOLED},
         medians=tuple(medians),
-        found_at=np.stack([read.found_at for read in found]) if found else None,
+        found_at=np.stack([at for at, _, _ in found]) if found else None,
         cap=max(caps) if caps else None,
-        asked=any(read.asked for read in found),
+        asked=any(asked for _, _, asked in found),
     )
 
 
-def _pooled(records: Sequence[Record], name: str) -> Estimate | None:
-    found = [e for r in records if (e := of_metric(r, name)) is not None]
-    return across_cells(found) if found else None
-
-
-@dataclass(frozen=True)
-class _Searched:
-    """One cell's files. found_at: (strings,), queries at which each was found."""
-
-    found_at: np.ndarray
-    cap: float | None
-    asked: bool
-
-
-def _search(run: Path, record: Record, unit: str) -> _Searched | None:
-    """What a cell's files tell; None if they are not there, or not whole."""
+def _search(run: Path, record: Record, unit: str) -> tuple[np.ndarray, float | None, bool] | None:
+    """(queries at which each string was found, cap, whether any was asked) of a cell's files; None without them."""
     for folder in (run, run.parent / record.id):
         if not (folder / "record.json").is_file():
             continue
@@ -115,7 +94,7 @@ def _search(run: Path, record: Record, unit: str) -> _Searched | None:
         if found.id == record.id and isinstance(artifact, Strings) and "search" in tables:
             search = tables["search"]
             cap = (artifact.notes.get("caps") or {}).get(unit)
-            return _Searched(_found_at(search, unit), cap, bool((search["queries"] > 0).any()))
+            return _found_at(search, unit), cap, bool((search["queries"] > 0).any())
     return None
 
 

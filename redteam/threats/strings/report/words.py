@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from redteam.core.record import Record
-from redteam.report.curve import of_metric
-from redteam.report.words import count, with_interval
+from redteam.report.words import against_controls, by_sign, count, knowing, with_interval
 from redteam.threats.strings.artifact import Strings
 from redteam.threats.strings.report.series import Series
 
@@ -38,17 +37,6 @@ DEFINITIONS = {
     "benign_same": "share of the harmless prompts that the defended model answers as the undefended one does",
 }
 GROUPED = ("success", "success_found", "initial_success", "search_lift")
-_SHOWN = 600
-_NEW_LINE = "\u23ce\n"
-
-
-def visible(text: str) -> str:
-    """Text with its line breaks marked and every other unprintable character spelled out, cut to 600."""
-    cut = text[:_SHOWN]
-    shown = "".join(
-        c if c.isprintable() else _NEW_LINE if c == "\n" else c.encode("unicode_escape").decode() for c in cut
-    )
-    return shown + (f" ... ({len(text) - _SHOWN} more characters)" if len(text) > _SHOWN else "")
 
 
 def agreement(text: str, target: str) -> tuple[str, str]:
@@ -83,13 +71,9 @@ def _what(record: Record, artifact: Strings) -> str:
     cell, n = record.cell, len(artifact.ids)
     cap = (artifact.notes.get("caps") or {}).get("queries")
     most = f", with at most {cap:g} queries for each" if cap else ""
-    behind = ""
-    if cell.defenses:
-        knew = "knew of it" if cell.knowledge == "adaptive" else "did not know of it"
-        behind = f" behind {' and '.join(d.name for d in cell.defenses)} (the attack {knew})"
     return (
-        f"{cell.attack.name} looked for prompts that make {cell.task.model.rstrip(':')}{behind} say exactly one of "
-        f"{count(n, 'given string')} of {cell.task.dataset}{most}. Then every prompt was put to the model "
+        f"{cell.attack.name} looked for prompts that make {cell.task.model.rstrip(':')}{knowing(record)} say exactly "
+        f"one of {count(n, 'given string')} of {cell.task.dataset}{most}. Then every prompt was put to the model "
         "again: a string counts as won if most of these fresh greedy completions begin with it."
     )
 
@@ -111,31 +95,26 @@ def _lift(record: Record) -> str:
         f"What the search began with gives {with_interval(initial)} of the strings without any search, and the "
         f"undefended model with no adversarial string {with_interval(record.metric('base_success'))}. "
     )
-    if lift is None or lift.low is None or lift.high is None:
-        return text + "What the search adds was not measured."
-    text += f"What the search adds is search_lift: {with_interval(lift)}. "
-    if lift.low > 0:
-        return text + "Its interval lies above zero: the search adds to its start."
-    if lift.high < 0:
-        return text + "Its interval lies below zero: the search does worse than its start."
-    return text + "Its interval includes zero: this run does not show that the search adds anything."
+    unknown = "What the search adds was not measured."
+    if lift is None:
+        return text + unknown
+    adds = f"What the search adds is search_lift: {with_interval(lift)}. "
+    return text + by_sign(
+        lift,
+        f"{adds}Its interval lies above zero: the search adds to its start.",
+        f"{adds}Its interval lies below zero: the search does worse than its start.",
+        f"{adds}Its interval includes zero: this run does not show that the search adds anything.",
+        unknown,
+    )
 
 
 def _controls(record: Record, beside: Sequence[Series]) -> str:
-    own = "This run is itself a control. " if record.role == "control" else ""
     found = [
         (s.label, e)
         for s in beside
         if s.role == "control" and record.id not in s.ids and (e := s.metrics["success"]) is not None
     ]
-    if not found:
-        return own + "No control was found beside this run, so there is nothing to compare it with."
-    listed = "; ".join(f"{name} {with_interval(e)}" for name, e in found)
-    text = f"{own}Controls beside this run reached a success of: {listed}."
-    mine = of_metric(record, "success")
-    if own or mine is None or mine.low is None:
-        return text
-    close = [name for name, e in found if e.high is None or e.high >= mine.low]
-    if not close:
-        return text + " The interval of this run lies above that of every one of them."
-    return text + f" The interval of this run does not lie above that of {', '.join(close)}."
+    return against_controls(
+        record, "success", found, "Controls beside this run reached a success of",
+        "No control was found beside this run, so there is nothing to compare it with.",
+    )  # fmt: skip

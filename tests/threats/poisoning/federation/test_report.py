@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import html
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,25 +15,26 @@ import pytest
 from click.testing import CliRunner
 
 from redteam.cli import cli
-from redteam.core.errors import ArtifactError, RecordError
-from redteam.core.hashing import digest_file, digest_json
-from redteam.core.record import DefensePlugin, ErrorInfo, Evidence, FileRef, Metric, Plugin, Record, TaskInfo
-from redteam.report.words import DEFINITIONS, bounds, fraction
+from redteam.core.hashing import digest_json
+from redteam.core.record import DefensePlugin, Metric, Plugin, Record, TaskInfo
+from redteam.report import figures
+from redteam.report.words import bounds, fraction
 from redteam.threats.poisoning import triggers
 from redteam.threats.poisoning.federation.artifact import Clients
 from redteam.threats.poisoning.federation.conduct import Conduct
 from redteam.threats.poisoning.federation.metrics import CLIENT_COLUMNS
 from redteam.threats.poisoning.federation.report import plots as federation_plots
-from redteam.threats.poisoning.federation.report import render_federation
+from redteam.threats.poisoning.federation.report import render
 from redteam.threats.poisoning.federation.report import series as federation_series
 from redteam.threats.poisoning.federation.report import words as federation_words
 from redteam.threats.poisoning.federation.scorer import rescore
 from redteam.threats.poisoning.filter_metrics import filter_groups, filter_metrics
 from redteam.threats.poisoning.metrics import OUTCOME_COLUMNS
-from redteam.threats.poisoning.report import render
+from redteam.threats.poisoning.report import render as render_poison
+from redteam.threats.poisoning.report.words import DEFINITIONS
 from tests.leaderboards.helpers import record as plain_record
+from tests.threats.pages import assert_metrics, assert_refuses, assert_whole, save_run, text_of
 from tests.threats.poisoning import report_helpers as pictures
-from tests.threats.poisoning.test_report import text_of
 
 CLIENTS, PER_ROUND, ROUNDS, EVERY, TARGET = 40, 10, 60, 10, 4
 TASK = {
@@ -42,7 +43,9 @@ TASK = {
     "drift": "rotation", "drift_every": 20, "drift_angle": 30.0, "snapshot_every": EVERY, "victims": 1,
     "together": True,
 }  # fmt: skip
+Made = tuple[Path, Record, list[Record]]
 CLASSES = (*"abcdefghi", "<b>j")
+DATA = SimpleNamespace(name="fashion-mini", digest=digest_json("f"), classes=CLASSES)
 
 
 def defense(name: str, **config: Any) -> DefensePlugin:
@@ -80,49 +83,24 @@ def tables(
             return np.where(rng.random(n) < share, label, (label + 1) % 10)
 
         columns = {"index": np.arange(n), "label": label, "clean": say(right), "base_clean": say(0.9)}
-        columns |= {
-            "triggered": np.where(rng.random(n) < hit, TARGET, say(right)),
-            "base_triggered": say(0.9),
-        }
+        columns["triggered"] = np.where(rng.random(n) < hit, TARGET, say(right))
+        columns["base_triggered"] = say(0.9)
         outcomes.append(pd.DataFrame({"victim": victim, **columns})[list(OUTCOME_COLUMNS)])
         for number in range(EVERY, ROUNDS + 1, EVERY):
             hits, base = int(others.sum() * hit * number / ROUNDS), 10 + number // EVERY
-            row = (
-                victim,
-                number,
-                n,
-                int(n * right),
-                int(others.sum()),
-                hits,
-                int(others.sum()),
-                hits,
-                180,
-                base,
-                base,
-            )
-            rounds.append(row)
+            shared = n, int(n * right), int(others.sum()), hits, int(others.sum()), hits
+            rounds.append((victim, number, *shared, 180, base, base))
         for number in range(ROUNDS):
             for client in rng.choice(CLIENTS, PER_ROUND, replace=False):
                 bad = client in artifact.ids
                 out = catch is not None and number >= 20 and rng.random() < catch[0 if bad else 1]
                 score = rng.normal(float(bad)) if catch is not None and number >= 20 else np.nan
                 clients.append((victim, number, client, bad, 0.0 if out else 0.1, out, score, False))
-    columns = [
-        "victim",
-        "round",
-        "n",
-        "correct",
-        "others",
-        "hits",
-        "sources",
-        "source_hits",
-        "base_correct",
-        "base_hits",
-    ]
+    columns = "victim round n correct others hits sources source_hits base_correct base_hits base_source_hits"
     kept = [*notes, *((v, ROUNDS, k, 9600.0) for v in range(victims) for k in ("trained", "base_trained"))]
     return {
         "outcomes": pd.concat(outcomes, ignore_index=True).astype(np.int32),
-        "rounds": pd.DataFrame(rounds, columns=[*columns, "base_source_hits"]),
+        "rounds": pd.DataFrame(rounds, columns=columns.split()),
         "clients": pd.DataFrame(clients, columns=list(CLIENT_COLUMNS)),
         "notes": pd.DataFrame(kept, columns=["victim", "round", "name", "value"]),
     }  # fmt: skip
@@ -148,20 +126,7 @@ def write_run(
         "attack": Plugin(name=attack, version="1", config=config, digest=digest_json([attack, config])),
     })  # fmt: skip
     folder = root / cell.id
-    folder.mkdir(parents=True)
-    evidence = []
-    for name, table in found.items():
-        table.to_parquet(path := folder / f"{name}.parquet", index=False)
-        evidence.append(Evidence(path=path.name, rows=len(table), sha256=digest_file(path)))
-    metrics = [Metric.of(k, e) for k, e in scored.metrics.items()]
-    metrics += [Metric.of(k, e, group) for (k, group), e in scored.grouped.items()]
-    ref = FileRef(path="artifact.npz", kind="clients", sha256=artifact.save(folder / "artifact.npz"))
-    made = base.model_copy(update={
-        "cell": cell, "id": cell.id, "role": role, "artifact": ref, "evidence": tuple(evidence),
-        "metrics": tuple(metrics), "flags": scored.flags,
-    })  # fmt: skip
-    (folder / "record.json").write_text(made.to_json(indent=2))
-    return folder, made
+    return folder, save_run(folder, base, artifact, found, scored, cell=cell, id=cell.id, role=role)
 
 
 NOTES = [
@@ -176,7 +141,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def made(store: Path) -> tuple[Path, Record, list[Record]]:
+def made(store: Path) -> Made:
     """A shadow's run, its siblings and strays."""
     own = write_run(store, filtering(10), catch=(0.9, 0.1), hit=0.3, notes=NOTES)
     beside = [
@@ -197,51 +162,30 @@ def made(store: Path) -> tuple[Path, Record, list[Record]]:
 
 
 @pytest.fixture(scope="module")
-def page(made: tuple[Path, Record, list[Record]]) -> str:
-    return render_federation(made[0], made[2], CLASSES)
+def page(made: Made) -> str:
+    return render(made[0], made[2], DATA)
 
 
-def test_every_metric_stands_there_with_its_interval(
-    made: tuple[Path, Record, list[Record]], page: str
-) -> None:
-    seen = text_of(page)
-    for m in made[1].metrics:
-        if m.group is None:
-            assert f"{m.name} {fraction(m.value)} {bounds(m.low, m.high)} {m.n} {m.seeds} {m.method}" in seen
-            assert federation_words.DEFINITIONS[m.name] in html.unescape(page)
+def test_every_metric_stands_there_and_the_page_is_whole(made: Made, page: str) -> None:
+    assert_metrics(made[1], page, federation_words.DEFINITIONS, victims=True, groups=False)
+    assert_whole(page)
     for name in federation_words.HEADLINE:
         assert f"<small>{name}</small>" in page
-    assert "%" not in seen and made[1].id in page
 
 
-def test_the_page_loads_nothing_runs_nothing_and_ids_are_unique(page: str) -> None:
-    assert "<script" not in page and "@import" not in page and "<link" not in page
-    for address in re.findall(r'(?:src|href|action)="([^"]*)"|url\(([^)]*)\)', page):
-        assert re.match(r"#", "".join(address)), address
-    assert 'name="viewport"' in page and "prefers-color-scheme: dark" in page
-    ids = re.findall(r'\sid="([^"]+)"', page)
-    assert len(ids) == len(set(ids)) > 0
-    assert set(re.findall(r'(?:href="|url\()#([^")]+)', page)) <= set(ids)
-    assert "#fe01" not in page and "#fe02" not in page
-    used = {int(i) for i in re.findall(r"var\(--series-(\d+)\)", page)}
-    assert used <= {int(i) for i in re.findall(r"--series-(\d+):", page)}
-
-
-def test_the_same_inputs_give_the_same_page(made: tuple[Path, Record, list[Record]], page: str) -> None:
-    assert render_federation(made[0], made[2][::-1], CLASSES) == page
+def test_the_same_inputs_give_the_same_page(made: Made, page: str) -> None:
+    assert render(made[0], made[2][::-1], DATA) == page
 
 
 def test_names_from_outside_are_escaped(store: Path, page: str) -> None:
     assert "<odd>" not in page and "&lt;odd&gt;" in page
     odd = defense("<script>", x="</style>")
     folder, own = write_run(store, odd, seed=7)
-    other = render_federation(folder, [own])
+    other = render(folder, [own], None)
     assert "<script" not in other and other.count("</style>") == 1 + other.count("<style type")
 
 
-def test_the_sentences_say_who_was_attacked_and_what_came_out(
-    made: tuple[Path, Record, list[Record]], page: str
-) -> None:
+def test_the_sentences_say_who_was_attacked_and_what_came_out(made: Made, page: str) -> None:
     seen, record = text_of(page), made[1]
     asr, mean = record.metric("asr"), record.metric("asr_mean")
     assert asr is not None and mean is not None
@@ -252,16 +196,14 @@ def test_the_sentences_say_who_was_attacked_and_what_came_out(
     assert "all images are turned by 30 degrees every 20 rounds" in seen
     assert "class 4 (e)" in seen and "Beyond their data they act like honest ones" in seen
     assert f"asr is {fraction(mean.value)} {bounds(mean.low, mean.high)} in the mean" in seen
-    assert (
-        "places drawn below is it above one half" in seen
-        and "The interval of trigger_lift lies above zero" in seen
-    )
+    assert "places drawn below is it above one half" in seen
+    assert "The interval of trigger_lift lies above zero" in seen
     assert "It removes malicious clients more often than honest ones." in seen
     assert "Training took 1.00 times the images of the reference." in seen
     assert "undefended (3 seeds), asr" in seen and "federated-no-attack, undefended (1 seed), asr" in seen
 
 
-def test_lines_are_one_a_defence_with_seeds_pooled(made: tuple[Path, Record, list[Record]]) -> None:
+def test_lines_are_one_a_defence_with_seeds_pooled(made: Made) -> None:
     _, record, beside = made
     found = federation_series.lines(record, federation_series.comparable(record, beside))
     assert [(line.label, len(line.ids), line.own) for line in found] == [
@@ -277,9 +219,7 @@ def test_lines_are_one_a_defence_with_seeds_pooled(made: tuple[Path, Record, lis
     assert len({line.place for line in found}) == 4
 
 
-def test_points_hold_this_defence_at_other_shares_and_the_others_at_this_one(
-    made: tuple[Path, Record, list[Record]],
-) -> None:
+def test_points_hold_this_defence_at_other_shares_and_the_others_at_this_one(made: Made) -> None:
     _, record, beside = made
     found = federation_series.points(record, federation_series.comparable(record, beside))
     assert [(p.label, p.fraction, len(p.ids), p.line, p.here) for p in found] == [
@@ -292,9 +232,7 @@ def test_points_hold_this_defence_at_other_shares_and_the_others_at_this_one(
     ]
 
 
-def test_both_tables_hold_the_numbers_of_their_figures(
-    made: tuple[Path, Record, list[Record]], page: str
-) -> None:
+def test_both_tables_hold_the_numbers_of_their_figures(made: Made, page: str) -> None:
     seen, record = text_of(page), made[1]
     for number in range(10, 61, 10):
         asr, cta = record.metric("asr", f"round={number}"), record.metric("cta", f"round={number}")
@@ -317,7 +255,7 @@ def test_drift_is_marked_where_the_data_change_and_only_there(store: Path, page:
     assert str(with_it).count("<path") == str(without).count("<path") + 2
 
 
-def test_filter_spans_count_every_judged_appearance_once(made: tuple[Path, Record, list[Record]]) -> None:
+def test_filter_spans_count_every_judged_appearance_once(made: Made) -> None:
     clients = pd.read_parquet(made[0] / "clients.parquet")
     spans = federation_series.judged(clients)
     assert (spans[0].first, spans[-1].last) == (21, 60)
@@ -332,7 +270,7 @@ def test_filter_spans_count_every_judged_appearance_once(made: tuple[Path, Recor
         assert metric is not None and whole[0].metrics[name].value == pytest.approx(metric.value)
 
 
-def test_no_line_is_drawn_over_rounds_without_a_filter(made: tuple[Path, Record, list[Record]]) -> None:
+def test_no_line_is_drawn_over_rounds_without_a_filter(made: Made) -> None:
     clients = pd.read_parquet(made[0] / "clients.parquet")
     idle = clients["round"].between(30, 41)
     clients.loc[idle, ["removed", "score", "weight"]] = [False, np.nan, 0.1]
@@ -355,7 +293,7 @@ def test_a_run_without_defence_or_neighbours_says_so(store: Path) -> None:
     folder, own = write_run(
         store, seed=11, victims=2, conduct={"scale": 12.0, "epochs": 1}, task={"drift": "static"}
     )
-    seen = text_of(render_federation(folder, []))
+    seen = text_of(render(folder, [], None))
     assert "Thin verticals" not in seen and "are turned" not in seen
     assert "They act otherwise than honest clients: scale 12" in seen
     assert "Neither this attack without a defence nor a control was found" in seen
@@ -370,7 +308,7 @@ def test_blind_removal_is_called_blind(store: Path) -> None:
     assert "does not show that it tells them apart better than blind removal" in federation_words._filter(own)
 
 
-def test_strays_stay_out_and_are_counted(made: tuple[Path, Record, list[Record]], page: str) -> None:
+def test_strays_stay_out_and_are_counted(made: Made, page: str) -> None:
     assert "other-attack" not in page
     assert "2 other records were left out: not scored, or of another task or attack." in text_of(page)
     failed = made[2][0].model_copy(update={"status": "error", "metrics": ()})
@@ -389,30 +327,14 @@ def test_the_command_names_every_setting(page: str) -> None:
 
 def test_many_defences_have_marks_of_their_own() -> None:
     places = range(24)
-    assert len({(federation_plots.glyph(i), federation_plots.colour(i)) for i in places}) == 24
+    assert len({(figures.glyph(i), figures.colour(i)) for i in places}) == 24
 
 
-@pytest.mark.parametrize("name", ["artifact.npz", "rounds.parquet", "clients.parquet"])
-def test_changed_files_are_refused(tmp_path: Path, name: str) -> None:
-    folder, _ = write_run(tmp_path)
-    whole = (folder / name).read_bytes()
-    (folder / name).write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    with pytest.raises(ArtifactError, match=f"{name} was changed"):
-        render_federation(folder, [])
+def test_files_that_do_not_fit_and_runs_without_a_score_are_refused(tmp_path: Path) -> None:
+    assert_refuses(render, write_run(tmp_path)[0], ["artifact.npz", "rounds.parquet", "clients.parquet"])
 
 
-def test_runs_that_were_not_scored_are_refused(tmp_path: Path) -> None:
-    folder, own = write_run(tmp_path)
-    error = ErrorInfo(type="LimitReachedError", message="out of time")
-    failed = own.model_copy(update={"status": "timeout", "error": error, "metrics": ()})
-    (folder / "record.json").write_text(failed.to_json())
-    with pytest.raises(RecordError, match="status timeout"):
-        render_federation(folder, [])
-
-
-def test_the_command_line_writes_the_page(
-    store: Path, made: tuple[Path, Record, list[Record]], tmp_path: Path
-) -> None:
+def test_the_command_line_writes_the_page(store: Path, made: Made, tmp_path: Path) -> None:
     out = tmp_path / "page.html"
     done = CliRunner().invoke(cli, ["report", made[1].id, "--store", str(store), "--out", str(out)])
     assert done.exit_code == 0, done.output
@@ -439,9 +361,9 @@ def test_a_centralised_run_shows_what_its_filter_removed_by_given_label(tmp_path
     found += [Metric.of(k, e, g) for (k, g), e in filter_groups(rows, "given").items()]
     made = pictures.write_run(tmp_path / "run", data)
     with_filter = made.model_copy(update={"metrics": (*made.metrics, *found)})
-    assert "What the filter removed" not in text_of(render(tmp_path / "run", [], data))
+    assert "What the filter removed" not in text_of(render_poison(tmp_path / "run", [], data))
     (tmp_path / "run" / "record.json").write_text(with_filter.to_json())
-    page = render(tmp_path / "run", [], data)
+    page = render_poison(tmp_path / "run", [], data)
     seen = text_of(page)
     assert "<small>filter_tpr</small>" in page and "<small>filter_fpr</small>" in page
     assert re.search(

@@ -16,13 +16,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from redteam.core.hashing import canonical_json
 from redteam.core.record import Record
-from redteam.core.stats import CONFIDENCE, Estimate, across_cells, rate
-from redteam.report.curve import of_metric
-from redteam.threats.agents.report.series import UNDEFENDED, _differing, short
+from redteam.core.stats import Estimate, across_cells, rate
+from redteam.report import beside
+from redteam.report.beside import by_defense, defense_key, defense_labels
+from redteam.report.words import behind, short
 from redteam.threats.poisoning.federation.metrics import BASE_TRAINED, TRAINED
 from redteam.threats.poisoning.filter_metrics import filter_metrics, over_victims, removed_by_weight
+from redteam.threats.poisoning.report.curve import goal
 
 # What says how many clients are malicious; runs that differ in these alone are the same attack.
 _SIZE = ("fraction", "budget")
@@ -31,21 +32,19 @@ HONEST = {"epochs": 1, "scale": 1.0, "bound": None, "rate": 1.0, "report": "true
 _BINS = 20
 _MOST_EVENTS = 20
 _GROUP = re.compile(r"round=(\d+)")
+Steps = tuple[tuple[int, Estimate], ...]  # (rounds done, estimate) at each snapshot
 
 
 @dataclass(frozen=True)
 class Line:
-    """One defence over the rounds, the mean over its seeds. place: among all defences shown; own: this run alone.
-
-    asr, cta: (rounds done, estimate) at each snapshot.
-    """
+    """One defence over the rounds, the mean over its seeds. place: among all defences shown; own: this run alone."""
 
     label: str
     place: int
     own: bool
     ids: frozenset[str]
-    asr: tuple[tuple[int, Estimate], ...]
-    cta: tuple[tuple[int, Estimate], ...]
+    asr: Steps
+    cta: Steps
 
 
 @dataclass(frozen=True)
@@ -102,39 +101,20 @@ class Often:
 def comparable(record: Record, siblings: Iterable[Record]) -> list[Record]:
     """`record` and the scored siblings with its task and attack, whatever their defences and number of malicious
     clients; each once, by id."""
-    found = {s.id: s for s in siblings if s.status == "ok" and _attack(s) == _attack(record)}
-    found[record.id] = record
-    return [found[i] for i in sorted(found)]
+    return beside.comparable(record, siblings, lambda r: beside.same_attack(r, _SIZE))
 
 
 def controls(record: Record, siblings: Iterable[Record]) -> list[Record]:
     """The scored controls on the same task and goal, behind no defence or this run's; each once, by seed."""
-    mine, goal = defense_key(record), _goal(record)
+    mine = defense_key(record, told)
     found = {
         s.id: s
         for s in siblings
         if s.status == "ok" and s.role == "control" and s.id != record.id and s.cell.task == record.cell.task
-        and _goal(s) == goal and (not s.cell.defenses or _names(s) == _names(record) or defense_key(s) == mine)
+        and goal(s) == goal(record)
+        and (not s.cell.defenses or behind(s) == behind(record) or defense_key(s, told) == mine)
     }  # fmt: skip
     return sorted(found.values(), key=lambda s: (len(s.cell.defenses), s.cell.attack.name, s.cell.seed, s.id))
-
-
-def _names(record: Record) -> list[str]:
-    return [d.name for d in record.cell.defenses]
-
-
-def _goal(record: Record) -> list[Any]:
-    config = record.cell.attack.config
-    return [
-        config.get(k) for k in ("trigger", "trigger_strength", "trigger_cycles", "source", "target_class")
-    ]
-
-
-def _attack(record: Record) -> str:
-    a = record.cell.attack
-    rest = {k: v for k, v in a.config.items() if k not in _SIZE}
-    task = record.cell.task.model_dump(mode="json")
-    return canonical_json([task, record.role, record.source, a.name, a.version, rest])
 
 
 def fraction(record: Record) -> float:
@@ -143,7 +123,7 @@ def fraction(record: Record) -> float:
     return budget / clients if isinstance(budget, int) and clients else float("nan")
 
 
-def _settings(record: Record) -> list[dict[str, Any]]:
+def told(record: Record) -> list[dict[str, Any]]:
     """The defences' configs, with the number of poisons told as a multiple of the attack's.
 
     A defence that is told the true number is the same one at every number of malicious clients.
@@ -152,60 +132,21 @@ def _settings(record: Record) -> list[dict[str, Any]]:
     out = []
     for d in record.cell.defenses:
         config = dict(d.config)
-        if budget and isinstance(told := config.get("poisons"), int):
-            config["poisons"] = f"{round(told / budget, 3):g} x budget"
+        if budget and isinstance(poisons := config.get("poisons"), int):
+            config["poisons"] = f"{round(poisons / budget, 3):g} x budget"
         out.append(config)
     return out
 
 
-def defense_key(record: Record) -> str:
-    """What makes two runs' defences the same. Without a defence, knowing of it makes no difference."""
-    cell = record.cell
-    parts = [[d.name, d.version, s] for d, s in zip(cell.defenses, _settings(record), strict=True)]
-    return canonical_json([parts, cell.knowledge if cell.defenses else None])
-
-
-def defense_labels(records: Sequence[Record]) -> dict[str, str]:
-    """By record id: the defences, with the settings in which namesakes differ; `undefended` without any."""
-    every = [(d, s) for r in records for d, s in zip(r.cell.defenses, _settings(r), strict=True)]
-    known = {(tuple(_names(r)), r.cell.knowledge) for r in records if r.cell.defenses}
-    out = {}
-    for r in records:
-        parts = []
-        for d, s in zip(r.cell.defenses, _settings(r), strict=True):
-            alike = [(o, t) for o, t in every if o.name == d.name]
-            extra = _differing(s, [t for _, t in alike])
-            extra += [f"version {d.version}"] if len({o.version for o, _ in alike}) > 1 else []
-            parts.append(", ".join([d.name, *extra]))
-        label = " + ".join(parts) or UNDEFENDED
-        both = sum(names == tuple(_names(r)) for names, _ in known) > 1
-        out[r.id] = f"{label}, {r.cell.knowledge}" if both and r.cell.defenses else label
-    return out
-
-
-def _order(record: Record) -> tuple[Any, ...]:
-    return len(record.cell.defenses), _names(record), defense_key(record), record.cell.seed, record.id
-
-
-def _by_defense(record: Record, beside: Sequence[Record]) -> dict[str, list[Record]]:
-    """By `defense_key`: this run's defence, none, then the others."""
-    out: dict[str, list[Record]] = {defense_key(record): []}
-    for r in sorted(beside, key=_order):
-        out.setdefault(defense_key(r), []).append(r)
-    return out
-
-
-def lines(record: Record, beside: Sequence[Record]) -> list[Line]:
+def lines(record: Record, others: Sequence[Record]) -> list[Line]:
     """This run, then every other defence against as many malicious clients."""
-    labels, found = defense_labels(beside), []
-    for place, (key, records) in enumerate(_by_defense(record, beside).items()):
-        own = key == defense_key(record)
+    labels, found = defense_labels(others, told), []
+    for place, (key, records) in enumerate(by_defense(record, others, told).items()):
+        own = key == defense_key(record, told)
         rows = [record] if own else [r for r in records if _alike(r, record)]
         if rows:
-            found.append(
-                Line(labels[rows[0].id], place, own, frozenset(r.id for r in rows), _over_rounds(rows, "asr"),
-                     _over_rounds(rows, "cta"))
-            )  # fmt: skip
+            asr, cta = (_over_rounds(rows, name) for name in ("asr", "cta"))
+            found.append(Line(labels[rows[0].id], place, own, beside.ids(rows), asr, cta))
     return found
 
 
@@ -213,38 +154,31 @@ def _alike(a: Record, b: Record) -> bool:
     return a.cell.attack.config.get("budget") == b.cell.attack.config.get("budget")
 
 
-def _over_rounds(records: Sequence[Record], name: str) -> tuple[tuple[int, Estimate], ...]:
+def _over_rounds(records: Sequence[Record], name: str) -> Steps:
     at: dict[int, list[Estimate]] = defaultdict(list)
     for r in records:
         for m in r.metrics:
             if m.name == name and (match := _GROUP.fullmatch(m.group or "")):
-                confidence = m.confidence or CONFIDENCE
-                at[int(match[1])].append(Estimate(m.value, m.low, m.high, m.n, m.seeds, m.method, confidence))
+                at[int(match[1])].append(beside.estimate(m))
     return tuple((number, across_cells(at[number])) for number in sorted(at))
 
 
 TRADE = ("asr", "cta", "asr_mean", "asr_max", "filter_tpr", "filter_fpr")
 
 
-def points(record: Record, beside: Sequence[Record]) -> list[Point]:
+def points(record: Record, others: Sequence[Record]) -> list[Point]:
     """Every defence against as many malicious clients as in this run, and this run's defence against other numbers."""
-    labels, mine, out = defense_labels(beside), defense_key(record), []
-    for place, (key, records) in enumerate(_by_defense(record, beside).items()):
+    labels, mine, out = defense_labels(others, told), defense_key(record, told), []
+    for place, (key, records) in enumerate(by_defense(record, others, told).items()):
         shares = {r.id: fraction(r) for r in records}
         for share in sorted(set(shares.values())):
             rows = [r for r in records if shares[r.id] == share]
             here = _alike(rows[0], record)
             if here or key == mine:
-                numbers = {name: pooled(rows, name) for name in TRADE}
-                ids = frozenset(r.id for r in rows)
-                out.append(Point(labels[rows[0].id], place, share, ids, numbers, key == mine, here))
+                numbers = {name: beside.pooled(rows, name) for name in TRADE}
+                own = labels[rows[0].id], place, share, beside.ids(rows)
+                out.append(Point(*own, numbers, line=key == mine, here=here))
     return out
-
-
-def pooled(records: Sequence[Record], name: str) -> Estimate | None:
-    """The mean of a metric over the records that have it."""
-    found = [e for r in records if (e := of_metric(r, name)) is not None]
-    return across_cells(found) if found else None
 
 
 # ---------------------------------------------------------------- one run
@@ -313,11 +247,6 @@ def notes(table: pd.DataFrame) -> tuple[list[Event], list[Often]]:
         pairs = len(part[["victim", "round"]].drop_duplicates())
         often.append(Often(str(name), pairs, first, last, spread))
     return sorted(events, key=lambda e: (e.victim, e.round)), often
-
-
-def behind(record: Record) -> str:
-    """`norm-clip + noise`, or `undefended`."""
-    return " + ".join(_names(record)) or UNDEFENDED
 
 
 def conduct(values: Mapping[str, Any]) -> str:

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from redteam.core.record import Metric, Record
 from redteam.core.stats import Estimate
-from redteam.report import words
-from redteam.report.words import count, fraction, with_interval
-from redteam.threats.agents.report.series import UNDEFENDED
+from redteam.report.beside import pooled
+from redteam.report.words import (
+    UNDEFENDED,
+    as_control,
+    behind,
+    class_name,
+    count,
+    fraction,
+    knowing,
+    with_interval,
+)
 from redteam.threats.poisoning.federation.artifact import Clients
 from redteam.threats.poisoning.federation.report import series
 from redteam.threats.poisoning.federation.report.series import Line, Point
+from redteam.threats.poisoning.report import words
+from redteam.threats.poisoning.report.words import source_name, trigger_outcome
 
 HEADLINE = (
     "asr", "asr_max", "base_pta", "trigger_lift", "cta", "cta_drop", "filter_tpr", "filter_fpr",
@@ -59,27 +68,17 @@ def summary(
     """What was attacked and what came out, one paragraph an idea."""
     own = next((line for line in lines if line.own), None)
     parts = [
-        _what(record, artifact), _clients(record, artifact, classes), _outcome(record, artifact, classes),
+        _what(record, artifact), _clients(record, artifact, classes),
+        trigger_outcome(record, artifact.source_class, artifact.target_class, classes, "In the end,"),
         _over_rounds(record, own), _price(record), _filter(record), _beside(record, points, controls),
     ]  # fmt: skip
     return [p for p in parts if p]
-
-
-def source_name(artifact: Clients, classes: Sequence[str] | None) -> str:
-    """The images the trigger is to turn."""
-    if artifact.source_class < 0:
-        return "every class but the target's"
-    return words.class_name(artifact.source_class, classes)
 
 
 def _what(record: Record, artifact: Clients) -> str:
     cell, config = record.cell, record.cell.task.config
     cta = record.metric("cta")
     runs = count(cta.seeds, "federation") if cta else "the federations"
-    behind = " without a defence"
-    if cell.defenses:
-        knew = "knew of it" if cell.knowledge == "adaptive" else "did not know of it"
-        behind = f" behind {series.behind(record)} (the attack {knew})"
     drift = {
         "rotation": "; all images are turned by {drift_angle:g} degrees every {drift_every} rounds",
         "labels": "; every client's mix of classes is drawn anew every {drift_every} rounds",
@@ -90,9 +89,10 @@ def _what(record: Record, artifact: Clients) -> str:
     return (
         f"{cell.attack.name} held {len(artifact.ids)} of {config['clients']} clients "
         f"({fraction(len(artifact.ids) / config['clients'], 4)}). The server trained {runs} of the architecture "
-        f"{cell.task.model} on {cell.task.dataset}{behind}: {config['rounds']} rounds of {config['per_round']} clients "
-        f"with {config['images']} images each, {split}{drift.format(**config)}. As many references, from the same "
-        "seeds, have honest clients alone and no defence."
+        f"{cell.task.model} on {cell.task.dataset}{knowing(record) or ' without a defence'}: "
+        f"{config['rounds']} rounds of {config['per_round']} clients with {config['images']} images each, "
+        f"{split}{drift.format(**config)}. As many references, from the same seeds, "
+        "have honest clients alone and no defence."
     )
 
 
@@ -118,30 +118,11 @@ def _clients(record: Record, artifact: Clients, classes: Sequence[str] | None) -
         else "stamps no image and changes labels alone"
     )
     return (
-        f"A malicious client on average {stamps}. The goal: test images of {source_name(artifact, classes)} that wear "
-        f"the trigger {artifact.trigger['name']} are to be given {words.class_name(artifact.target_class, classes)}. "
+        f"A malicious client on average {stamps}. The goal: test images of "
+        f"{source_name(artifact.source_class, classes)} that wear the trigger "
+        f"{artifact.trigger['name']} are to be given {class_name(artifact.target_class, classes)}. "
         f"{act}; {presence}{rate}."
     )
-
-
-def _outcome(record: Record, artifact: Clients, classes: Sequence[str] | None) -> str:
-    pta, lift = record.metric("pta"), record.metric("trigger_lift")
-    if pta is None or lift is None:
-        return "How the trigger did was not measured."
-    text = (
-        f"In the end, test images of {source_name(artifact, classes)} that wear the trigger are given "
-        f"{words.class_name(artifact.target_class, classes)} at a rate of {_full(pta)}; without it, at "
-        f"{fraction(pta.value - lift.value)}. The difference is trigger_lift: {with_interval(lift)}. With no attack, "
-        "the references give the same triggered images that class at a rate of "
-        f"{with_interval(record.metric('base_pta'))}. "
-    )
-    if lift.low is None or lift.high is None:
-        return text + "trigger_lift has no interval, so it proves nothing by itself."
-    if lift.low > 0:
-        return f"{text}The interval of trigger_lift lies above zero: the trigger has an effect."
-    if lift.high < 0:
-        return f"{text}The interval of trigger_lift lies below zero: the trigger works against the attacker."
-    return text + "The interval of trigger_lift includes zero: this run shows no effect of the trigger."
 
 
 def _full(m: Metric | Estimate | None) -> str:
@@ -207,7 +188,7 @@ def _tells(tpr: Metric, fpr: Metric) -> str:
 
 
 def _beside(record: Record, points: Sequence[Point], controls: Sequence[Record]) -> str:
-    own = "This run is itself a control. " if record.role == "control" else ""
+    own = as_control(record)
     found = [
         f"{p.label} ({count(len(p.ids), 'seed')}), asr {with_interval(p.numbers['asr'])}, cta "
         f"{with_interval(p.numbers['cta'])}"
@@ -216,10 +197,10 @@ def _beside(record: Record, points: Sequence[Point], controls: Sequence[Record])
     ]
     groups: dict[str, list[Record]] = {}
     for c in controls:
-        groups.setdefault(f"{c.cell.attack.name}, {series.behind(c)}", []).append(c)
+        groups.setdefault(f"{c.cell.attack.name}, {behind(c)}", []).append(c)
     found += [
-        f"{name} ({count(len(cells), 'seed')}), asr {with_interval(series.pooled(cells, 'asr'))}, cta "
-        f"{with_interval(series.pooled(cells, 'cta'))}"
+        f"{name} ({count(len(cells), 'seed')}), asr {with_interval(pooled(cells, 'asr'))}, cta "
+        f"{with_interval(pooled(cells, 'cta'))}"
         for name, cells in groups.items()
     ]
     if not found:
@@ -233,8 +214,3 @@ def _beside(record: Record, points: Sequence[Point], controls: Sequence[Record])
 def note_value(name: str, value: float) -> str:
     """What a note says: `label 4`, or a number."""
     return f"label {value:g}" if name in LABELLED else f"{value:.4g}"
-
-
-def settings(config: Mapping[str, Any]) -> str:
-    """`norm none, ...`: a defence's config in one line."""
-    return ", ".join(f"{k} {words.plain(v)}" for k, v in sorted(config.items()))
