@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from redteam.cli.options import DEFAULT_STORE
+from redteam.cli.options import store_option
 from redteam.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -23,9 +23,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option(
-    "--store", type=click.Path(file_okay=False, path_type=Path), default=DEFAULT_STORE, show_default=True
-)
+@store_option
 @click.option("--metric", default="robust_accuracy", show_default=True, help="what to compare")
 @click.option("--group", default=None, help="a part of the metric, such as eps=0.2  [default: the whole]")
 @click.option("--base", default=None, metavar="DEFENCE",

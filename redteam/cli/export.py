@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from redteam.cli.options import DEFAULT_STORE
+from redteam.cli.options import store_option
 from redteam.core.threat import resolve, threats
 
 
@@ -17,9 +17,7 @@ def export() -> None:
 
 @export.command()
 @click.argument("run")
-@click.option(
-    "--store", type=click.Path(file_okay=False, path_type=Path), default=DEFAULT_STORE, show_default=True
-)
+@store_option
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), default=None,
               help="where to write it  [default: jailbreakbench.json in the run's folder]")  # fmt: skip
 @click.option("--attack-type", type=click.Choice(["white_box", "black_box", "transfer", "manual"]),

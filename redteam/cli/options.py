@@ -12,6 +12,10 @@ from redteam.core.config import describe, knobs
 from redteam.core.device import available_cores
 
 DEFAULT_STORE = "runs"
+# The option of commands that read runs.
+store_option = click.option(
+    "--store", type=click.Path(file_okay=False, path_type=Path), default=DEFAULT_STORE, show_default=True
+)
 
 
 def _click_type(kind: Any) -> tuple[Any, str | None]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from redteam.cli.options import DEFAULT_STORE, data_options, with_options
+from redteam.cli.options import data_options, store_option, with_options
 from redteam.core.errors import ConfigError, DataError
 from redteam.core.threat import DataSource, TargetType, of_record, resolve
 
@@ -18,9 +18,7 @@ if TYPE_CHECKING:
 @with_options(data_options())
 @click.command()
 @click.argument("run")
-@click.option(
-    "--store", type=click.Path(file_okay=False, path_type=Path), default=DEFAULT_STORE, show_default=True
-)
+@store_option
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), default=None,
               help="where to write the page  [default: report.html in the run's folder]")  # fmt: skip
 @click.option("--dataset", default=None, help="load the images by this name instead of the record's")

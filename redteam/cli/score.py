@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from redteam.cli.options import DEFAULT_STORE
+from redteam.cli.options import store_option
 from redteam.core.threat import ScoreOptions, TargetType, of_artifact, resolve, threats
 
 if TYPE_CHECKING:
@@ -19,9 +19,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("run")
-@click.option(
-    "--store", type=click.Path(file_okay=False, path_type=Path), default=DEFAULT_STORE, show_default=True
-)
+@store_option
 @click.option("--against", metavar="RUN", default=None,
               help="another run on the same strings or questions: paired differences, this minus that")  # fmt: skip
 @click.option("--update", is_flag=True,

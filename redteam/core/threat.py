@@ -248,11 +248,15 @@ def _entries() -> list[TargetEntry]:
     return [entry for name in sorted(threats()) for entry in threats()[name].targets]
 
 
-def _found(entry: TargetEntry) -> TargetType:
-    found = resolve(entry.type)
-    if not isinstance(found, TargetType):
-        raise ConfigError(f"{entry.type} is not the TargetType of '{entry.kind}'")
-    return found
+def _find(**wanted: Any) -> TargetType | None:
+    """The type of target whose entry has these fields."""
+    for entry in _entries():
+        if all(getattr(entry, name) == value for name, value in wanted.items()):
+            found = resolve(entry.type)
+            if not isinstance(found, TargetType):
+                raise ConfigError(f"{entry.type} is not the TargetType of '{entry.kind}'")
+            return found
+    return None
 
 
 def of_target(kind: TargetKind) -> TargetType:
@@ -261,9 +265,8 @@ def of_target(kind: TargetKind) -> TargetType:
     Raises:
         ThreatMismatchError: no installed threat has it.
     """
-    for entry in _entries():
-        if entry.kind == kind:
-            return _found(entry)
+    if (found := _find(kind=kind)) is not None:
+        return found
     known = ", ".join(entry.kind for entry in _entries())
     raise ThreatMismatchError(f"no target of the kind '{kind}' can be run; known: {known}")
 
@@ -281,10 +284,7 @@ def of_spec(spec: Spec) -> TargetType:
 
 def of_record(threat: str, target: str) -> TargetType | None:
     """The type of target of records with this `cell.threat` and `task.target`; None if no threat owns them."""
-    for entry in _entries():
-        if (entry.threat, entry.target) == (threat, target):
-            return _found(entry)
-    return None
+    return _find(threat=threat, target=target)
 
 
 def of_artifact(kind: str | None, where: object) -> TargetType:
@@ -293,9 +293,8 @@ def of_artifact(kind: str | None, where: object) -> TargetType:
     Raises:
         ArtifactError: none.
     """
-    for entry in _entries():
-        if entry.artifact == kind:
-            return _found(entry)
+    if (found := _find(artifact=kind)) is not None:
+        return found
     known = ", ".join(entry.artifact for entry in _entries())
     raise ArtifactError(f"{where} holds an artifact of kind {kind!r}; this version reads: {known}")
 
