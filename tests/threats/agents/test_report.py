@@ -196,6 +196,7 @@ def talk_of(page: str, name: str) -> str:
 def test_every_metric_stands_there_and_the_page_is_whole(store: Stored, page: str) -> None:
     assert_metrics(store[1][0], page, DEFINITIONS, victims=False)
     assert_whole(page)
+    assert render(store[0] / store[1][0].id, store[1][::-1], None) == page, "same inputs, same page"
     assert "30 questions about 3 users in 2 tasks; seed 0; no defence" in text_of(page)
 
 
@@ -296,10 +297,6 @@ def test_the_judge_stands_beside_the_detector(tmp_path: Path) -> None:
     told = render(tmp_path / record.id, [], None)
     assert "leaked, by the detector 1 2 0 withheld, by the detector 0 5 4" in text_of(told)
     assert "<dt>judge</dt><dd>yes</dd>" in talk_of(told, "p000/restaurant/diagnosis")
-
-
-def test_the_same_inputs_give_the_same_page(store: Stored, page: str) -> None:
-    assert render(store[0] / store[1][0].id, store[1][::-1], None) == page
 
 
 def test_the_command_leaves_out_what_no_command_line_takes(store: Stored, page: str) -> None:

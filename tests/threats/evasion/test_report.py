@@ -78,13 +78,10 @@ def test_every_metric_stands_there_and_the_page_is_whole(
 ) -> None:
     assert_metrics(made[1], page, evasion_words.DEFINITIONS, victims=True)
     assert_whole(page)
+    assert render(made[0], made[2][::-1], DATA) == page, "same inputs, same page"
     assert_whole(ensemble[2])
     for name in evasion_words.HEADLINE:
         assert f"<small>{name}</small>" in page
-
-
-def test_the_same_inputs_give_the_same_page(made: Made, page: str) -> None:
-    assert render(made[0], made[2][::-1], DATA) == page
 
 
 def test_names_from_outside_are_escaped(store: Path, page: str) -> None:

@@ -49,6 +49,7 @@ def page(made: tuple[Path, Record]) -> str:
 def test_every_metric_stands_there_and_the_page_is_whole(made: tuple[Path, Record], page: str) -> None:
     assert_metrics(made[1], page, DEFINITIONS, victims=True)
     assert_whole(page)
+    assert render(made[0], siblings(made[1])[::-1], DATA) == page, "same inputs, same page"
     assert "seed 0, 2 victims" in text_of(page)
 
 
@@ -111,10 +112,6 @@ def test_without_the_data_the_page_says_how_to_give_it(made: tuple[Path, Record]
     assert "--data-dir FOLDER" in bare and not decoded(bare) and "class 9 (" not in bare
     counts = [int(n) for n in re.findall(r'<td class="cell[^>]*>(\d+)</td>', bare)]
     assert sum(counts) == 30
-
-
-def test_the_same_inputs_give_the_same_page(made: tuple[Path, Record], page: str) -> None:
-    assert render(made[0], siblings(made[1])[::-1], DATA) == page
 
 
 def test_the_curve_pools_seeds_and_names_controls(made: tuple[Path, Record], page: str) -> None:

@@ -58,6 +58,7 @@ def page(store: Stored) -> str:
 def test_every_metric_stands_there_and_the_page_is_whole(store: Stored, page: str) -> None:
     assert_metrics(store[1][0], page, DEFINITIONS, victims=False)
     assert_whole(page)
+    assert render(store[0] / store[1][0].id, store[1][::-1], None) == page, "same inputs, same page"
     assert "6 strings, 3 fresh completions of each; seed 0" in text_of(page)
 
 
@@ -173,10 +174,6 @@ def test_a_search_without_a_trace_or_anything_found(tmp_path: Path) -> None:
     told = text_of(render(tmp_path / record.id, [], None))
     assert "The search kept no trace of exact losses." in told
     assert "so there is nothing to reproduce" in told and "none found" in told
-
-
-def test_the_same_inputs_give_the_same_page(store: Stored, page: str) -> None:
-    assert render(store[0] / store[1][0].id, store[1][::-1], None) == page
 
 
 def test_files_that_do_not_fit_and_runs_without_a_score_are_refused(tmp_path: Path) -> None:

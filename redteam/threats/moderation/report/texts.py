@@ -31,17 +31,14 @@ class Verdicts:
 
 
 def rows(artifact: Suffixes, outcomes: pd.DataFrame) -> list[dict[str, Any]]:
-    """What the page says of each text, in the order of the artifact.
-
-    verdicts: by arm. seen: sum of the scores before and after, as the search saw it.
-    """
+    """What the page says of each text, in the order of the artifact. verdicts: by arm."""
     found = {key: _verdicts(part) for key, part in outcomes.groupby(["id", "arm"], sort=False)}
     ours, random = (suffixes(artifact.texts, sent) for sent in (artifact.sent, artifact.control))
     return [
         {
             "id": name, "split": artifact.split[i], "text": artifact.texts[i], "suffix": ours[i], "random": random[i],
             "verdicts": {arm: found[name, arm] for arm in ARMS}, "queries": int(artifact.queries[i]),
-            "seen": (artifact.score_before[i], artifact.score_after[i]), "search": artifact.finish[i],
+            "search": artifact.finish[i],
         }
         for i, name in enumerate(artifact.ids)
     ]  # fmt: skip
@@ -66,10 +63,6 @@ def endings(outcomes: pd.DataFrame) -> tuple[list[str], dict[str, list[int]]]:
 
 
 def cost(artifact: Suffixes) -> list[tuple[str, list[float]]]:
-    """(split, [texts, median, largest and total queries, median drop of the score in the search])."""
-    drop = artifact.score_before - artifact.score_after
-    table = pd.DataFrame({"split": artifact.split, "queries": artifact.queries, "drop": drop})
-    return [
-        (str(name), [len(part), *part["queries"].agg(["median", "max", "sum"]), part["drop"].median()])
-        for name, part in table.groupby("split")
-    ]
+    """(split, [texts, median, largest and total queries of the search]); texts held out take none."""
+    table = pd.DataFrame({"split": artifact.split, "queries": artifact.queries}).groupby("split")["queries"]
+    return [(str(name), [len(part), part.median(), part.max(), part.sum()]) for name, part in table]
