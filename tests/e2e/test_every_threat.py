@@ -34,7 +34,7 @@ def test_attack_score_and_report(kind, tmp_path):
     told = CliRunner().invoke(cli, ["report", record["id"], *store], catch_exceptions=False)
     assert told.exit_code == 0, told.output
     page = (tmp_path / record["id"] / "report.html").read_text()
-    assert page.startswith("<!DOCTYPE html>") and page.rstrip().endswith("</html>")
+    assert page.startswith("<!doctype html>") and page.rstrip().endswith("</html>")
     shown = [m for m in record["metrics"] if m["group"] is None]
     assert all(text in page for text in (record["id"], name, f"redteam attack {name}"))
     assert sum(f"{m['value']:.3f}" in page for m in shown) >= min(3, len(shown))

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from scipy.stats import binomtest
 
 SOURCE = Path(__file__).parents[1] / "outsider"
 
@@ -126,7 +127,12 @@ def vault(site, tmp_path_factory):
 [[run]]
 attack = "outsider-guess"
 seeds = 3
-grid = { defenses = [[], ["outsider-lockout:after=2"]] }
+
+[[run]]
+attack = "outsider-guess"
+seeds = 3
+defenses = ["outsider-lockout:after=2"]
+adaptive = true
 """)
     redteam(site, "sweep", str(plan), "--workers", "1", "--quiet", "--store", str(store / "runs"))
     return store / "runs"
@@ -138,12 +144,11 @@ def records_of(store):
 
 def test_a_threat_is_listed_with_its_data_and_command_and_shown(site):
     listed = redteam(site, "list").stdout
-    assert "vault       Vault: a secret number" in listed and "vault-mini" in listed
-    assert "outsider-guess" in listed and "outsider-lockout" in listed
+    for text in ("vault       Vault: a secret number", "vault-mini", "outsider-guess", "outsider-lockout"):
+        assert text in listed
     assert "compares its final guesses with the secrets" in redteam(site, "show", "vault").stdout
     assert "Threat: vault. Target: vault." in redteam(site, "show", "outsider-lockout").stdout
-    assert "Print the secrets of a vault." in redteam(site, "--help").stdout
-    assert len(redteam(site, "vault").stdout.split()) == 60
+    assert "Print the secrets of the embedded vault." in redteam(site, "vault", "--help").stdout
     refused = redteam(site, "attack", "random-flips", "--dataset", "vault-mini", ok=(2,)).stderr
     assert "'vault-mini' is a set of secrets; expected a set of images" in refused
 
@@ -151,12 +156,11 @@ def test_a_threat_is_listed_with_its_data_and_command_and_shown(site):
 def test_a_threat_runs_with_its_control_and_defence_and_the_closed_form_holds(vault):
     found = records_of(vault)
     assert len(found) == 12 and all(r["status"] == "ok" for r in found)
-    for record in found:
-        opened = next(m for m in record["metrics"] if m["name"] == "opened")
-        tries = 5 if record["role"] == "attack" else 0
-        # Without repeats t tries find one of ten with t/10, and an untold last guess with 1/(10 - t) of the rest.
-        expected = min(tries, 2) / 10 if record["cell"]["defenses"] and tries else (tries + 1) / 10
-        assert opened["low"] - 0.1 <= expected + 0.05 <= opened["high"] + 0.1, (record["cell"], opened)
+    for role, defended, answered in (("attack", False, 5), ("attack", True, 2), ("control", False, 0)):
+        cells = [r for r in found if (r["role"], bool(r["cell"]["defenses"])) == (role, defended)]
+        opened = sum(round(m["value"] * m["n"]) for r in cells for m in r["metrics"] if m["name"] == "opened")
+        # Without repeats t answers find one of ten with t/10; a last guess at random finds it with 1/10 more.
+        assert len(cells) == 3 and binomtest(opened, 180, (answered + 1) / 10).pvalue > 1e-4
 
 
 def test_a_threat_enforces_its_budget(site, tmp_path):
@@ -179,7 +183,7 @@ def test_evaluate_dry_run_score_report_and_compare(site, vault):
     assert "<h2>The secrets</h2>" in page and "share of the secrets that were guessed" in page
     words = ["compare", "--metric", "opened", "--base", "none", "--attack", "outsider-guess", "--json"]
     (row,) = json.loads(redteam(site, *words, "--store", str(vault)).stdout)["rows"]
-    assert row["paired"] == "images" and row["difference"]["low"] > 0
+    assert row["paired"] == "images" and row["cells"] == 3 and row["difference"]["value"] > 0.1
 
 
 def test_a_threat_has_its_board(site, vault, tmp_path):
