@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from attacks.agents._hijack import BENIGN, presets_of, scripts_of, single
-from redteam.core.config import check_ranges, knob
+from redteam.core.config import Checked, knob
 from redteam.core.context import Context
 from redteam.core.types import Spec, ThreatModel
 from redteam.threats.agents.artifact import Scripts
@@ -19,13 +19,10 @@ from redteam.threats.agents.target import AgentTarget
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BenignConfig:
+class BenignConfig(Checked):
     """One message a question."""
 
     turns: int = knob(1, "messages to the agent for each question; always one", low=1)
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
 
 def resolve(config: BenignConfig, target: AgentTarget) -> BenignConfig:

@@ -26,7 +26,7 @@ from attacks.agents._hijack import (
     single,
     steps,
 )
-from redteam.core.config import check_ranges, knob
+from redteam.core.config import Checked, knob
 from redteam.core.context import Context
 from redteam.core.types import Spec, ThreatModel
 from redteam.threats.agents.artifact import Scripts
@@ -36,7 +36,7 @@ Strategy = Literal["preserving", "agnostic", "multi-turn"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HijackConfig:
+class HijackConfig(Checked):
     """How the context is forged."""
 
     strategy: Strategy = knob(
@@ -48,9 +48,6 @@ class HijackConfig:
         low=1,
         high=20,
     )
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
 
 def resolve(config: HijackConfig, target: AgentTarget) -> HijackConfig:

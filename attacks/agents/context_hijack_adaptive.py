@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from attacks.agents._hijack import BENIGN, Making, fill, presets_of, scripts_of, single
-from redteam.core.config import check_ranges, knob
+from redteam.core.config import Checked, knob
 from redteam.core.context import Context
 from redteam.core.types import Spec, ThreatModel
 from redteam.data.words import Draws
@@ -45,7 +45,7 @@ PARTS = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AdaptiveConfig:
+class AdaptiveConfig(Checked):
     """Which way round the air gap."""
 
     strategy: Strategy = knob("derived", "which way round the air gap; none given: all four")
@@ -54,9 +54,6 @@ class AdaptiveConfig:
         "messages to the agent for each question; derived alone takes more than one",
         low=1,
     )
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
 
 def resolve(config: AdaptiveConfig, target: AgentTarget) -> AdaptiveConfig:

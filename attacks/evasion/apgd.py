@@ -25,9 +25,6 @@ class Apgd(Radius):
     steps: int = knob(100, "steps of ascent", low=1)
     restarts: int = knob(1, "runs from different starts, each on what survived the ones before", low=1)
 
-    def __post_init__(self) -> None:
-        Radius.__post_init__(self)
-
 
 def run(target: Attackable, config: Apgd, ctx: Context) -> Perturbed:
     """Attack each example that the network gets right."""

@@ -28,9 +28,6 @@ class ApgdT(Radius):
     restarts: int = knob(1, "runs towards each class, each on what survived the ones before", low=1)
     targets: int = knob(9, "target classes, the likeliest first; at most all wrong ones", low=1)
 
-    def __post_init__(self) -> None:
-        Radius.__post_init__(self)
-
 
 def run(target: Attackable, config: ApgdT, ctx: Context) -> Perturbed:
     """Attack each example that the network gets right."""

@@ -28,9 +28,6 @@ class Fab(Radius):
     restarts: int = knob(1, "runs towards each class; all but the first from a random start", low=1)
     targets: int = knob(9, "target classes, the likeliest first; at most all wrong ones", low=1)
 
-    def __post_init__(self) -> None:
-        Radius.__post_init__(self)
-
 
 def run(target: Attackable, config: Fab, ctx: Context) -> Perturbed:
     """Attack each example that the network gets right."""

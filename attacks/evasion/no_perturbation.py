@@ -25,9 +25,6 @@ from redteam.threats.evasion.nouns import Attackable
 class Still(Radius):
     """The ball, of which only the centre is used."""
 
-    def __post_init__(self) -> None:
-        Radius.__post_init__(self)
-
 
 def same(net: Meter, x: torch.Tensor, y: torch.Tensor, ball: Ball, seeds: SeedPath) -> torch.Tensor:
     """The images themselves."""

@@ -28,9 +28,6 @@ class Noise(Radius):
 
     steps: int = knob(20, "random points tried for each image: as many as the attack takes steps", low=1)
 
-    def __post_init__(self) -> None:
-        Radius.__post_init__(self)
-
 
 @torch.no_grad()
 def worst(

@@ -27,9 +27,6 @@ class Square(Radius):
     queries: int = knob(5000, "images put to the network for each example, after the first", low=1)
     rescale: bool = knob(True, "stretch the schedule of sizes, made for 10,000 queries, to so many")
 
-    def __post_init__(self) -> None:
-        Radius.__post_init__(self)
-
 
 def run(target: Attackable, config: Square, ctx: Context) -> Perturbed:
     """Attack each example that the network gets right."""

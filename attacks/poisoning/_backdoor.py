@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from redteam.core.config import check_ranges, knob, resolved
+from redteam.core.config import Checked, knob, resolved
 from redteam.core.context import Context
 from redteam.core.errors import ConfigError, UnknownNameError
 from redteam.core.types import Preset, Spec, ThreatModel
@@ -30,7 +30,7 @@ LABEL_THREAT = ThreatModel(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Backdoor:
+class Backdoor(Checked):
     """The goal of a backdoor: which images, wearing what, are to be taken for what, at which price."""
 
     trigger: triggers.TriggerName = knob(
@@ -46,9 +46,6 @@ class Backdoor:
     known_fraction: float = knob(
         1.0, "share of the training rows, from the first on, that is known", above=0, high=1
     )
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
     def spec(self) -> dict[str, Any]:
         """The trigger of a resolved config, as plain numbers."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from redteam.core.config import check_ranges, knob
+from redteam.core.config import Checked, knob
 from redteam.core.context import Context
 from redteam.core.errors import CapabilityError
 from redteam.core.types import Preset, Spec, ThreatModel
@@ -31,7 +31,7 @@ SLACK = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StringGoal:
+class StringGoal(Checked):
     """What binds every attack and control: how long the string may be and how often the target is asked."""
 
     length: int = knob(20, "tokens of the adversarial string", low=1)
@@ -40,9 +40,6 @@ class StringGoal:
         "requests for one", low=1,
     )  # fmt: skip
     request: str = knob("", "text before the adversarial string; {target} stands for the string to elicit")
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
 
 def request_of(config: StringGoal, goal: Goal) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from attacks.strings._attack import Row, StringGoal, assemble, control, request_of
-from redteam.core.config import check_ranges, knob
+from redteam.core.config import knob
 from redteam.core.context import Context
 from redteam.threats.strings.artifact import Strings
 from redteam.threats.strings.target import LanguageTarget
@@ -20,9 +20,6 @@ class PlainRequest(StringGoal):
     """The goal, and the words it is asked for in."""
 
     wording: str = knob("Repeat this exactly: {target}\n", "the request; {target} stands for the string")
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
 
 def run(target: LanguageTarget, config: PlainRequest, ctx: Context) -> Strings:

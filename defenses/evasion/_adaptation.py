@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import torch
 
-from redteam.core.config import check_ranges, knob, to_json
+from redteam.core.config import Checked, knob, to_json
 from redteam.core.types import Preset, ThreatModel
 from redteam.learn.perturb import ce, kl
 from redteam.threats.evasion.adapt.algorithm import Loss, Pseudo, Refresh, Step
@@ -59,25 +59,19 @@ class NoKnobs:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DivergenceWeight:
+class DivergenceWeight(Checked):
     """What a critic's divergence counts."""
 
     weight: float = knob(1.0, "lambda: weight of the divergence of the domains", low=0)
 
-    def __post_init__(self) -> None:
-        check_ranges(self)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class KlWeight:
+class KlWeight(Checked):
     """What TRADES' second term counts."""
 
     adversarial_weight: float = knob(
         1.0, "lambda1: weight of the divergence between answers to clean and perturbed images", low=0
     )
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
 
 # ---------------------------------------------------------------- inner maximisations

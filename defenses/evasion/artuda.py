@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from defenses.evasion._adaptation import ADAPTATION_THREAT, divergence_from, joined, presets, raise_kl
-from redteam.core.config import check_ranges, knob, to_json
+from redteam.core.config import Checked, knob, to_json
 from redteam.core.context import Context
 from redteam.core.types import Spec
 from redteam.learn.perturb import ce, kl
@@ -25,16 +25,13 @@ from redteam.threats.evasion.adapt.divergence import critic_loss
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
+class Config(Checked):
     """Weights of its terms."""
 
     weight: float = knob(1.0, "lambda: weight of both divergences of the domains", low=0)
     adversarial_weight: float = knob(
         1.0, "lambda1: weight of the divergence between answers to clean and perturbed target images", low=0
     )
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ from defenses.evasion._adaptation import (
     raise_ce,
     raise_kl,
 )
-from redteam.core.config import check_ranges, knob, to_json
+from redteam.core.config import Checked, knob, to_json
 from redteam.core.context import Context
 from redteam.core.types import Spec
 from redteam.learn.perturb import ce
@@ -52,7 +52,7 @@ from redteam.threats.evasion.adapt.algorithm import Loss, Pseudo, Refresh, Step,
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
+class Config(Checked):
     """The variant, its weights, and whence its pseudo-labels."""
 
     source: Literal["clean", "adversarial", "kl"] = knob(
@@ -67,9 +67,6 @@ class Config:
         "at validations, pseudo-labels become the model's: always; at its best accuracy on the source, clean or "
         "under PGD; or on labelled target images (oracle: the released rule); or never",
     )
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
 
 @dataclass(frozen=True)

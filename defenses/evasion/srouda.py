@@ -30,7 +30,7 @@ from typing import Any, Literal
 import torch
 
 from defenses.evasion._adaptation import ADAPTATION_THREAT, answers, joined, presets, raise_ce
-from redteam.core.config import check_ranges, knob, to_json
+from redteam.core.config import Checked, knob, to_json
 from redteam.core.context import Context
 from redteam.core.types import Spec
 from redteam.learn.perturb import ce
@@ -38,7 +38,7 @@ from redteam.threats.evasion.adapt.algorithm import Loss, Pseudo, Refresh, Step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
+class Config(Checked):
     """How the teacher learns."""
 
     confidence: float = knob(0.95, "largest probability from which an answer's entropy counts", low=0, high=1)
@@ -49,9 +49,6 @@ class Config:
         "new-old",
         "the student's loss after its update minus before (as released), or before minus after (as derived)",
     )
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
 
 def masked_entropy(logits: torch.Tensor, confidence: float) -> torch.Tensor:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from redteam.core.config import check_ranges, knob
+from redteam.core.config import Checked, knob
 from redteam.core.errors import ConfigError
 from redteam.core.types import ThreatModel
 from redteam.threats.poisoning.federation.nouns import Round, Setting
@@ -35,16 +35,13 @@ _USUAL_SHARE = 0.25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Assumed:
+class Assumed(Checked):
     """A number of malicious clients: a defender would not know it, so it is recorded as oracle knowledge."""
 
     poisons: int | None = knob(
         None, "malicious clients of the whole federation to assume; none: told the attack's budget", low=0
     )
     factor: float = knob(1.0, "the number assumed, times this: what a wrong number does", above=0)
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
     def per_round(self, clients: int, setting: Setting) -> int:
         """Malicious clients to expect in a round.

@@ -9,7 +9,7 @@ import numpy as np
 from defenses.poisoning._filtering import FILTER_THREAT, Filtering, given_labels
 from defenses.poisoning._told import Told, oracle, told
 from redteam.core.config import knob, to_json
-from redteam.core.types import Preset, Spec
+from redteam.core.types import Spec
 from redteam.learn.nouns import TrainingSet
 from redteam.threats.poisoning.filtering import Verdicts
 from redteam.threats.poisoning.nouns import Trainable
@@ -46,6 +46,6 @@ def ranked_spec(name: str, config: type, inspect: Any, source: str) -> Spec:
         return defended
 
     return Spec(
-        name=name, kind="defense", version="1", config=config, run=run, presets={"default": Preset(config=config())},
+        name=name, kind="defense", version="1", config=config, run=run,
         source=source, threat=FILTER_THREAT, told=told, oracle=oracle, baselines=("random-removal",),
     )  # fmt: skip

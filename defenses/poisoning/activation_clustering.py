@@ -24,9 +24,9 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import silhouette_score
 
 from defenses.poisoning._filtering import FILTER_THREAT, Filtering, Inspect, backbone, given_labels
-from redteam.core.config import check_ranges, knob, to_json
+from redteam.core.config import Checked, knob, to_json
 from redteam.core.context import Context
-from redteam.core.types import Preset, Spec
+from redteam.core.types import Spec
 from redteam.learn.nouns import Layer, TrainingSet
 from redteam.threats.poisoning.filtering import Verdicts
 from redteam.threats.poisoning.nouns import Trainable
@@ -36,7 +36,7 @@ _SILHOUETTE_ROWS = 2000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
+class Config(Checked):
     """Knobs."""
 
     components: int = knob(10, "dimensions before the cut", low=1)
@@ -46,9 +46,6 @@ class Config:
     silhouette: float = knob(0.10, "and if the cut's mean silhouette is at least this", low=-1, high=1)
     reduction: Literal["pca", "ica"] = knob("pca", "principal or independent components")
     layer: Layer = knob("penultimate", "representation clustered: penultimate or spatial")
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
 
 @dataclass(frozen=True)
@@ -115,6 +112,6 @@ def run(target: Trainable, config: Config, ctx: Context) -> Trainable:
 
 SPEC = Spec(
     name="activation-clustering", kind="defense", version="1", config=Config, run=run,
-    presets={"default": Preset(config=Config())}, source="chen2018activation", threat=FILTER_THREAT,
+    source="chen2018activation", threat=FILTER_THREAT,
     baselines=("random-removal",),
 )  # fmt: skip

@@ -24,26 +24,23 @@ from defenses.poisoning._filtering import (
     subset,
     trained_images,
 )
-from redteam.core.config import check_ranges, knob, to_json
+from redteam.core.config import Checked, knob, to_json
 from redteam.core.context import Context
 from redteam.core.errors import ConfigError, RedteamError
-from redteam.core.types import Preset, Spec
+from redteam.core.types import Spec
 from redteam.learn.nouns import TrainingSet
 from redteam.threats.poisoning.filtering import Verdicts
 from redteam.threats.poisoning.nouns import Trainable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
+class Config(Checked):
     """Knobs."""
 
     folds: int = knob(2, "parts of the data, each predicted by a classifier of the others", low=2)
     prune: Literal["prune_by_noise_rate", "prune_by_class", "both", "confident_learning"] = knob(
         "prune_by_noise_rate", "how cleanlab chooses: its `filter_by`"
     )
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
 
 def out_of_sample(
@@ -113,6 +110,6 @@ def run(target: Trainable, config: Config, ctx: Context) -> Trainable:
 
 SPEC = Spec(
     name="confident-learning", kind="defense", version="1", config=Config, run=run,
-    presets={"default": Preset(config=Config())}, source="northcutt2021confident", threat=FILTER_THREAT,
+    source="northcutt2021confident", threat=FILTER_THREAT,
     baselines=("random-removal",),
 )  # fmt: skip

@@ -31,21 +31,18 @@ from defenses.poisoning._aggregation import (
     reweighted,
     with_rows,
 )
-from redteam.core.config import check_ranges, knob, to_json
+from redteam.core.config import Checked, knob, to_json
 from redteam.core.context import Context
-from redteam.core.types import Preset, Spec
+from redteam.core.types import Spec
 from redteam.threats.poisoning.federation.nouns import Federation, Round, aggregated
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
+class Config(Checked):
     """What is compared, and how much noise is added."""
 
     compare: Literal["updates", "models"] = knob("updates", "cosine distances of updates or of local models")
     noise: float = knob(0.001, "sd of the noise of each coordinate, in median lengths of updates", low=0)
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
 
 def majority(distances: np.ndarray) -> np.ndarray | None:
@@ -100,5 +97,5 @@ def run(target: Federation, config: Config, ctx: Context) -> Federation:
 
 SPEC = Spec(
     name="flame", kind="defense", version="1", config=Config, run=run,
-    presets={"default": Preset(config=Config())}, source="nguyen2022flame", threat=FEDERATED_THREAT,
+    source="nguyen2022flame", threat=FEDERATED_THREAT,
 )  # fmt: skip

@@ -14,23 +14,20 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from defenses.poisoning._aggregation import FEDERATED_THREAT, gaussian, median, norms
-from redteam.core.config import check_ranges, knob, to_json
+from redteam.core.config import Checked, knob, to_json
 from redteam.core.context import Context
 from redteam.core.types import Preset, Spec
 from redteam.threats.poisoning.federation.nouns import Federation, Round, aggregated
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
+class Config(Checked):
     """How much noise."""
 
     sd: float = knob(0.001, "standard deviation of the noise of each coordinate", low=0)
     scale: Literal["median", "absolute"] = knob(
         "median", "median: sd counts median lengths of the round's updates; absolute: it is taken as it is"
     )
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
 
 @dataclass(frozen=True)

@@ -12,20 +12,17 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from defenses.poisoning._aggregation import FEDERATED_THREAT, clipped, median, norms, present, with_rows
-from redteam.core.config import check_ranges, knob, to_json
+from redteam.core.config import Checked, knob, to_json
 from redteam.core.context import Context
-from redteam.core.types import Preset, Spec
+from redteam.core.types import Spec
 from redteam.threats.poisoning.federation.nouns import Federation, Round
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
+class Config(Checked):
     """The bound."""
 
     norm: float | None = knob(None, "longest update (L2); none: the median of the round's lengths", above=0)
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
 
 @dataclass(frozen=True)
@@ -54,5 +51,5 @@ def run(target: Federation, config: Config, ctx: Context) -> Federation:
 
 SPEC = Spec(
     name="norm-clip", kind="defense", version="1", config=Config, run=run,
-    presets={"default": Preset(config=Config())}, source="sun2019backdoor", threat=FEDERATED_THREAT,
+    source="sun2019backdoor", threat=FEDERATED_THREAT,
 )  # fmt: skip

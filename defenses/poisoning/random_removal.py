@@ -19,7 +19,7 @@ from defenses.poisoning._filtering import FILTER_THREAT, Filtering, Inspect, giv
 from defenses.poisoning._told import Told, oracle, per_round, told
 from redteam.core.config import to_json
 from redteam.core.context import Context
-from redteam.core.types import Preset, Spec
+from redteam.core.types import Spec
 from redteam.learn.nouns import TrainingSet
 from redteam.threats.poisoning.federation.nouns import Federation, Round, Rule, Setting
 from redteam.threats.poisoning.filtering import Verdicts
@@ -74,6 +74,6 @@ def run(target: Trainable | Federation, config: Config, ctx: Context) -> Any:
 
 SPEC = Spec(
     name="random-removal", kind="defense", version="1", config=Config, run=run, role="control",
-    presets={"default": Preset(config=Config())}, source="hayase2021spectre", threat=FILTER_THREAT,
+    source="hayase2021spectre", threat=FILTER_THREAT,
     told=told, oracle=oracle, also=("federation",),
 )  # fmt: skip

@@ -14,14 +14,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from defenses.poisoning._aggregation import FEDERATED_THREAT, geometric_median, norms, present, reweighted
-from redteam.core.config import check_ranges, knob, to_json
+from redteam.core.config import Checked, knob, to_json
 from redteam.core.context import Context
 from redteam.core.types import Preset, Spec
 from redteam.threats.poisoning.federation.nouns import Federation, Round
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
+class Config(Checked):
     """How exactly the median is found."""
 
     passes: int = knob(200, "Weiszfeld passes at most", low=1)
@@ -29,9 +29,6 @@ class Config:
     tolerance: float = knob(
         1e-5, "stop when a pass moves the median by less, in median distances; 0: make all passes", low=0
     )
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from defenses.poisoning._spectre import principal
 from defenses.poisoning._told import Told, oracle, told
 from redteam.core.config import knob, to_json
 from redteam.core.context import Context
-from redteam.core.types import Preset, Spec
+from redteam.core.types import Spec
 from redteam.learn.nouns import Layer
 from redteam.threats.poisoning.nouns import Trainable
 
@@ -66,6 +66,6 @@ def run(target: Trainable, config: Config, ctx: Context) -> Trainable:
 
 SPEC = Spec(
     name="spectral-signatures", kind="defense", version="1", config=Config, run=run,
-    presets={"default": Preset(config=Config())}, source="tran2018spectral", threat=FILTER_THREAT,
+    source="tran2018spectral", threat=FILTER_THREAT,
     told=told, oracle=oracle, baselines=("random-removal",),
 )  # fmt: skip

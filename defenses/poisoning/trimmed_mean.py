@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from defenses.poisoning._aggregation import FEDERATED_THREAT, Assumed, oracle, present, told, trimmed_mean
 from redteam.core.config import to_json
 from redteam.core.context import Context
-from redteam.core.types import Preset, Spec
+from redteam.core.types import Spec
 from redteam.threats.poisoning.federation.nouns import Federation, Round, Setting
 
 
@@ -50,6 +50,6 @@ def run(target: Federation, config: Config, ctx: Context) -> Federation:
 
 SPEC = Spec(
     name="trimmed-mean", kind="defense", version="1", config=Config, run=run,
-    presets={"default": Preset(config=Config())}, source="yin2018trimmed", threat=FEDERATED_THREAT,
+    source="yin2018trimmed", threat=FEDERATED_THREAT,
     told=told, oracle=oracle,
 )  # fmt: skip

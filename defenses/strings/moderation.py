@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from defenses.strings._guard import Blocked, FilterGuard, Guard, Judge, Judgement, Memo
-from redteam.core.config import check_ranges, knob
+from redteam.core.config import Checked, knob
 from redteam.core.types import Preset, Spec, ThreatModel
 from redteam.llm.language import ANSWERED, Completion, Sampling, Scores
 
@@ -39,7 +39,7 @@ FLAG = 0.5  # the threshold that stands for the classifier's own decision
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
+class Config(Checked):
     """The classifier and what it is asked about."""
 
     classifier: str = knob("embedded:", "embedded:, hf:ID or openai:MODEL")
@@ -47,9 +47,6 @@ class Config:
     threshold: float | None = knob(
         None, "category score above which to refuse; none: the classifier's own flag", low=0, high=1
     )
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
 
 def suspicion(verdict: Verdict, threshold: float | None) -> float:

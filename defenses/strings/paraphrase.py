@@ -31,7 +31,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from defenses.strings._guard import Blocked, Rewrite, Rewritten, helper_model
-from redteam.core.config import check_ranges, knob
+from redteam.core.config import Checked, knob
 from redteam.core.hashing import digest_json
 from redteam.core.types import Preset, Spec, ThreatModel
 from redteam.llm.language import ANSWERED, Sampling
@@ -78,7 +78,7 @@ SYNONYMS = _table(_GROUPS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
+class Config(Checked):
     """The paraphraser."""
 
     model: str = knob(RULES, "rules: no model; target: the target's own weights; or BACKEND:NAME")
@@ -86,9 +86,6 @@ class Config:
     template: Literal["chat", "raw"] = knob("chat", "model: how the instruction is put to it")
     max_tokens: int = knob(100, "model: the longest rewriting", low=1)
     temperature: float = knob(0.7, "model: of its sampling; 0: greedy", low=0)
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
 
 def plain(text: str) -> str:

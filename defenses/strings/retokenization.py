@@ -28,10 +28,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from defenses.strings._guard import Blocked, Rewritten
-from redteam.core.config import check_ranges, knob
+from redteam.core.config import Checked, knob
 from redteam.core.errors import CapabilityError
 from redteam.core.hashing import digest_json
-from redteam.core.types import Preset, Spec, ThreatModel
+from redteam.core.types import Spec, ThreatModel
 
 if TYPE_CHECKING:
     from redteam.core.context import Context
@@ -40,13 +40,10 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
+class Config(Checked):
     """The splits."""
 
     rate: float = knob(0.2, "probability of a space at a token boundary within a word", low=0, high=1)
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
 
 def boundaries(
@@ -116,7 +113,6 @@ SPEC = Spec(
     version="1",
     config=Config,
     run=run,
-    presets={"default": Preset(config=Config())},
     source="jain2023baseline",
     threat=ThreatModel(
         kind="strings",

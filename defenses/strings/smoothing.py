@@ -38,7 +38,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from defenses.strings._guard import Guard
-from redteam.core.config import check_ranges, knob
+from redteam.core.config import Checked, knob
 from redteam.core.errors import CapabilityError
 from redteam.core.hashing import digest_json
 from redteam.core.types import Preset, Spec, ThreatModel
@@ -54,7 +54,7 @@ _NO_NEXT = "a smoothed model has no next-token distribution: its answer is a vot
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
+class Config(Checked):
     """The smoothing. Defaults are the released code's."""
 
     copies: int = knob(10, "perturbed copies of each prompt", low=1)
@@ -62,9 +62,6 @@ class Config:
     perturbation: Perturbation = knob(
         "swap", "swap: replace characters; insert: add some; patch: replace a run"
     )
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
 
 def perturbed_count(length: int, rate: float) -> int:

@@ -38,7 +38,7 @@ from defenses.poisoning.shadow.config import Config
 from defenses.poisoning.shadow.federated import ShadowRule
 from redteam.core.config import to_json
 from redteam.core.context import Context
-from redteam.core.types import Preset, Spec
+from redteam.core.types import Spec
 from redteam.threats.poisoning.federation.nouns import Rule, Setting
 
 
@@ -55,7 +55,7 @@ def run(target: Any, config: Config, ctx: Context) -> Any:
 
 
 SPEC = Spec(
-    name="shadow", kind="defense", version="1", config=Config, run=run, presets={"default": Preset(config=Config())},
+    name="shadow", kind="defense", version="1", config=Config, run=run,
     source="wang2022shadow", threat=FILTER_THREAT, told=told, oracle=oracle, also=("federation",),
     variants=({"factor": 1.0}, {"factor": 0.5}, {"factor": 2.0}, {"labels": "suspected"}),
     baselines=(
