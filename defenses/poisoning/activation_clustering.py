@@ -23,10 +23,9 @@ from sklearn.decomposition import PCA, FastICA
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import silhouette_score
 
-from defenses.poisoning._filtering import FILTER_THREAT, Filtering, Inspect, backbone, given_labels
-from redteam.core.config import Checked, knob, to_json
+from defenses.poisoning._filtering import Inspect, backbone, filter_spec, given_labels
+from redteam.core.config import Checked, knob
 from redteam.core.context import Context
-from redteam.core.types import Spec
 from redteam.learn.nouns import Layer, TrainingSet
 from redteam.threats.poisoning.filtering import Verdicts
 from redteam.threats.poisoning.nouns import Trainable
@@ -104,14 +103,4 @@ def _inspect(config: Config) -> Inspect:
     return inspect
 
 
-def run(target: Trainable, config: Config, ctx: Context) -> Trainable:
-    """The target behind the filter."""
-    defended: Trainable = Filtering(target, SPEC.name, to_json(config), _inspect(config))
-    return defended
-
-
-SPEC = Spec(
-    name="activation-clustering", kind="defense", version="1", config=Config, run=run,
-    source="chen2018activation", threat=FILTER_THREAT,
-    baselines=("random-removal",),
-)  # fmt: skip
+SPEC = filter_spec("activation-clustering", Config, _inspect, "chen2018activation")

@@ -16,18 +16,10 @@ import numpy as np
 from scipy.special import softmax
 from sklearn.model_selection import StratifiedKFold
 
-from defenses.poisoning._filtering import (
-    FILTER_THREAT,
-    Filtering,
-    Inspect,
-    given_labels,
-    subset,
-    trained_images,
-)
-from redteam.core.config import Checked, knob, to_json
+from defenses.poisoning._filtering import Inspect, filter_spec, given_labels, subset, trained_images
+from redteam.core.config import Checked, knob
 from redteam.core.context import Context
 from redteam.core.errors import ConfigError, RedteamError
-from redteam.core.types import Spec
 from redteam.learn.nouns import TrainingSet
 from redteam.threats.poisoning.filtering import Verdicts
 from redteam.threats.poisoning.nouns import Trainable
@@ -102,14 +94,4 @@ def _inspect(config: Config) -> Inspect:
     return inspect
 
 
-def run(target: Trainable, config: Config, ctx: Context) -> Trainable:
-    """The target behind the filter."""
-    defended: Trainable = Filtering(target, SPEC.name, to_json(config), _inspect(config))
-    return defended
-
-
-SPEC = Spec(
-    name="confident-learning", kind="defense", version="1", config=Config, run=run,
-    source="northcutt2021confident", threat=FILTER_THREAT,
-    baselines=("random-removal",),
-)  # fmt: skip
+SPEC = filter_spec("confident-learning", Config, _inspect, "northcutt2021confident")

@@ -18,11 +18,9 @@ from dataclasses import dataclass, field
 
 import torch
 
-from defenses.poisoning._aggregation import FEDERATED_THREAT, cosines, present, reweighted
-from redteam.core.config import Checked, knob, to_json
-from redteam.core.context import Context
-from redteam.core.types import Spec
-from redteam.threats.poisoning.federation.nouns import Federation, Round
+from defenses.poisoning._aggregation import cosines, present, reweighted, rule_spec
+from redteam.core.config import Checked, knob
+from redteam.threats.poisoning.federation.nouns import Round
 
 # Sums stay finite, whatever is sent.
 _LARGEST = 1e37
@@ -74,12 +72,4 @@ class FoolsGold:
         return torch.stack([self.sums[int(round.clients[row])] for row in rows.tolist()])
 
 
-def run(target: Federation, config: Config, ctx: Context) -> Federation:
-    """The federation behind the rule."""
-    return target.behind(f"{SPEC.name} {SPEC.version}", to_json(config), lambda setting: FoolsGold(config))
-
-
-SPEC = Spec(
-    name="foolsgold", kind="defense", version="1", config=Config, run=run,
-    source="fung2020foolsgold", threat=FEDERATED_THREAT,
-)  # fmt: skip
+SPEC = rule_spec("foolsgold", Config, lambda config, *_: FoolsGold(config), "fung2020foolsgold")

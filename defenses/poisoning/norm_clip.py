@@ -11,11 +11,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from defenses.poisoning._aggregation import FEDERATED_THREAT, clipped, median, norms, present, with_rows
-from redteam.core.config import Checked, knob, to_json
-from redteam.core.context import Context
-from redteam.core.types import Spec
-from redteam.threats.poisoning.federation.nouns import Federation, Round
+from defenses.poisoning._aggregation import clipped, median, norms, present, rule_spec, with_rows
+from redteam.core.config import Checked, knob
+from redteam.threats.poisoning.federation.nouns import Round
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,14 +40,4 @@ class NormClip:
         return replace(out, notes=(*round.notes, ("clip-norm", bound)))
 
 
-def run(target: Federation, config: Config, ctx: Context) -> Federation:
-    """The federation behind the rule."""
-    return target.behind(
-        f"{SPEC.name} {SPEC.version}", to_json(config), lambda setting: NormClip(config.norm)
-    )
-
-
-SPEC = Spec(
-    name="norm-clip", kind="defense", version="1", config=Config, run=run,
-    source="sun2019backdoor", threat=FEDERATED_THREAT,
-)  # fmt: skip
+SPEC = rule_spec("norm-clip", Config, lambda config, *_: NormClip(config.norm), "sun2019backdoor")
