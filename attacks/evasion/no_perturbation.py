@@ -11,11 +11,10 @@ from dataclasses import dataclass
 
 import torch
 
-from attacks.evasion._attack import SMOKE_TARGET, Radius, perturb, spec
+from attacks.evasion._attack import Radius, perturb, spec
 from attacks.evasion._meter import Meter
 from redteam.core.context import Context
 from redteam.core.seeding import SeedPath
-from redteam.core.types import Preset
 from redteam.learn.perturb import Ball
 from redteam.threats.evasion.artifact import Perturbed
 from redteam.threats.evasion.nouns import Attackable
@@ -37,8 +36,6 @@ def run(target: Attackable, config: Still, ctx: Context) -> Perturbed:
 
 
 SPEC = spec(
-    "no-perturbation", run, Still, "madry2018towards",
-    {"default": Preset(config=Still()), "paper": Preset(config=Still()),
-     "smoke": Preset(config=Still(), target=SMOKE_TARGET)},
+    "no-perturbation", run, "madry2018towards", {"default": Still(), "paper": Still(), "smoke": Still()},
     access=("test images",), role="control",
 )  # fmt: skip
