@@ -26,9 +26,8 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from defenses.strings._guard import Blocked, FilterGuard, Guard, Judge, Judgement, Memo
+from defenses.strings._guard import Blocked, FilterGuard, Guard, Judge, Judgement, Memo, guard_spec
 from redteam.core.config import Checked, knob
-from redteam.core.types import Preset, Spec, ThreatModel
 from redteam.llm.language import ANSWERED, Completion, Sampling, Scores
 
 if TYPE_CHECKING:
@@ -121,24 +120,10 @@ def run(target: LanguageModel, config: Config, ctx: Context) -> Guard:
     return model
 
 
-SPEC = Spec(
-    name="moderation",
-    kind="defense",
-    version="1",
-    config=Config,
-    run=run,
-    presets={
-        "default": Preset(config=Config()),
-        "answers": Preset(config=Config(on="answer")),
-        "both": Preset(config=Config(on="both")),
-    },
-    source="hayase2024gcq",
-    threat=ThreatModel(
-        kind="strings",
-        target="language-model",
-        access=("prompts before the model sees them", "answers before the user sees them"),
-        budget="one classification of each prompt, each answer, or both",
-        knowledge=("nothing of the attack",),
-        goal="flagged prompts and answers are refused, others pass as before",
-    ),
-)
+SPEC = guard_spec(
+    "moderation", run, "hayase2024gcq",
+    {"default": Config(), "answers": Config(on="answer"), "both": Config(on="both")},
+    access=("prompts before the model sees them", "answers before the user sees them"),
+    budget="one classification of each prompt, each answer, or both",
+    goal="flagged prompts and answers are refused, others pass as before",
+)  # fmt: skip

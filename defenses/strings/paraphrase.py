@@ -30,10 +30,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-from defenses.strings._guard import Blocked, Rewrite, Rewritten, helper_model
+from defenses.strings._guard import Blocked, Rewrite, Rewritten, guard_spec, helper_model
 from redteam.core.config import Checked, knob
 from redteam.core.hashing import digest_json
-from redteam.core.types import Preset, Spec, ThreatModel
 from redteam.llm.language import ANSWERED, Sampling
 
 if TYPE_CHECKING:
@@ -142,20 +141,7 @@ def run(target: LanguageModel, config: Config, ctx: Context) -> Rewritten:
     return Rewritten(target, SPEC, config, rewrite=rewrite, details=details)
 
 
-SPEC = Spec(
-    name="paraphrase",
-    kind="defense",
-    version="1",
-    config=Config,
-    run=run,
-    presets={"default": Preset(config=Config()), "model": Preset(config=Config(model="target"))},
-    source="jain2023baseline",
-    threat=ThreatModel(
-        kind="strings",
-        target="language-model",
-        access=("prompts before the model sees them",),
-        budget="one rewriting of each prompt",
-        knowledge=("nothing of the attack",),
-        goal="prompts work by their meaning or not at all",
-    ),
-)
+SPEC = guard_spec(
+    "paraphrase", run, "jain2023baseline", {"default": Config(), "model": Config(model="target")},
+    budget="one rewriting of each prompt", goal="prompts work by their meaning or not at all",
+)  # fmt: skip
