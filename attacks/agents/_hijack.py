@@ -125,6 +125,7 @@ def agent_spec(
     access: tuple[str, ...] = ("messages",),
     budget: str = "messages to the agent for each question",
     knowledge: tuple[str, ...] = (),
+    version: str = "1",
     **more: Any,
 ) -> Spec:
     """The `SPEC` of an attack on agents. knowledge: beyond the task and names of fields. more: further fields."""
@@ -134,6 +135,6 @@ def agent_spec(
     )  # fmt: skip
     presets = {title: Preset(config=config(), target=target) for title, target in TARGETS.items()}
     return Spec(
-        name=name, kind="attack", version="1", config=config, run=run, presets=presets,
+        name=name, kind="attack", version=version, config=config, run=run, presets=presets,
         source="bagdasarian2024airgap", threat=threat, **more,
     )  # fmt: skip

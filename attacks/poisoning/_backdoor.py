@@ -167,6 +167,7 @@ def backdoor_spec(
     presets: Mapping[str, Preset] | None = None,
     resolver: Callable[..., Any] = resolve,
     threat: ThreatModel = LABEL_THREAT,
+    version: str = "1",
     **more: Any,
 ) -> Spec:
     """The `SPEC` of a backdoor or a control. presets; none given: the config itself under the three usual names.
@@ -175,6 +176,6 @@ def backdoor_spec(
     """
     usual = {title: Preset(config=config()) for title in ("default", "paper", "smoke")}
     return Spec(
-        name=name, kind="attack", version="1", config=config, run=run, resolve=resolver,
+        name=name, kind="attack", version=version, config=config, run=run, resolve=resolver,
         presets=presets or usual, source=source, threat=threat, **more,
     )  # fmt: skip

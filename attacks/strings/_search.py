@@ -214,7 +214,7 @@ def run_search(setting: Setting, variant: Variant | None = None) -> list[Row]:
     chosen = variant or setting.config.variant
     if setting.config.universal:
         return _universal(setting, chosen)
-    return search_rows(setting, chosen)
+    return [search_row(setting, i, chosen) for i in range(len(setting.goals))]
 
 
 def searching(name: str, variant: Variant | None = None) -> Callable[[LanguageTarget, Any, Context], Strings]:
@@ -275,11 +275,6 @@ def _universal(setting: Setting, variant: Variant) -> list[Row]:
                 own.best = Entry(0, loss.value, 0, best, loss)
         rows.append(Row(goal, request + texts[0], request + texts[1], own))
     return rows
-
-
-def search_rows(setting: Setting, variant: Variant) -> list[Row]:
-    """One search for each string."""
-    return [search_row(setting, i, variant) for i in range(len(setting.goals))]
 
 
 def search_row(setting: Setting, index: int, variant: Variant) -> Row:

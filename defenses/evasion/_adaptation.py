@@ -52,6 +52,7 @@ def adaptation_spec(
     source: str,
     *,
     paper: Any | None = None,
+    version: str = "1",
     **more: Any,
 ) -> Spec:
     """The `SPEC` of a defence that trains the classifier by another algorithm.
@@ -70,7 +71,7 @@ def adaptation_spec(
         "smoke": Preset(config=default, target=SMOKE_TARGET),
     }
     return Spec(
-        name=name, kind="defense", version="1", config=config, run=run, presets=presets, source=source,
+        name=name, kind="defense", version=version, config=config, run=run, presets=presets, source=source,
         threat=ADAPTATION_THREAT, **more,
     )  # fmt: skip
 

@@ -91,9 +91,10 @@ def behind(target: Federation, name: str, version: str, config: Any, make: MakeR
     return target.behind(f"{name} {version}", to_json(config), lambda setting: make(config, setting, clients))
 
 
-def rule_spec(name: str, config: type, make: MakeRule, source: str, **more: Any) -> Spec:
+def rule_spec(
+    name: str, config: type, make: MakeRule, source: str, *, version: str = "1", **more: Any
+) -> Spec:
     """The `SPEC` of a rule. more: further fields."""
-    version = "1"
 
     def run(target: Federation, config: Any, ctx: Context) -> Federation:
         """The federation behind the rule."""

@@ -151,6 +151,7 @@ def filter_spec(
     source: str,
     *,
     rule: MakeRule | None = None,
+    version: str = "1",
     baselines: tuple[str, ...] = ("random-removal",),
     **more: Any,
 ) -> Spec:
@@ -158,7 +159,6 @@ def filter_spec(
 
     more: further fields.
     """
-    version = "1"
 
     def run(target: Any, config: Any, ctx: Context) -> Any:
         """The target behind the filter."""

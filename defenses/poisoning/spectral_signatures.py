@@ -52,7 +52,7 @@ def signature(features: np.ndarray) -> tuple[np.ndarray, float]:
 
 
 def _inspect(config: Config) -> Inspect:
-    return by_label(config, lambda features: Judged(*signature(features)))
+    return by_label(config, config.layer, lambda features: Judged(*signature(features)))
 
 
 SPEC = filter_spec("spectral-signatures", Config, _inspect, "tran2018spectral", told=told, oracle=oracle)

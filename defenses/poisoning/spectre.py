@@ -152,7 +152,7 @@ class Filter:
 
 
 def _inspect(config: Config) -> Inspect:
-    return by_label(config, partial(_judge, config))
+    return by_label(config, config.layer, partial(_judge, config))
 
 
 SPEC = filter_spec(

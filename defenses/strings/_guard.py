@@ -271,13 +271,14 @@ def guard_spec(
     goal: str,
     access: tuple[str, ...] = ("prompts before the model sees them",),
     knowledge: tuple[str, ...] = ("nothing of the attack",),
+    version: str = "1",
 ) -> Spec:
     """The `SPEC` of a defence of language models. presets: configs by name."""
     threat = ThreatModel(
         kind="strings", target="language-model", access=access, budget=budget, knowledge=knowledge, goal=goal
     )
     return Spec(
-        name=name, kind="defense", version="1", config=type(presets["default"]), run=run, source=source,
+        name=name, kind="defense", version=version, config=type(presets["default"]), run=run, source=source,
         presets={title: Preset(config=config) for title, config in presets.items()}, threat=threat,
     )  # fmt: skip
 
