@@ -7,11 +7,12 @@ which fields the rule table allows.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from redteam.core.context import Context
-from redteam.core.types import Preset
+from redteam.core.types import Preset, Spec, ThreatModel
 from redteam.data.words import Draws
 from redteam.threats.agents.artifact import Scripts
 from redteam.threats.agents.nouns import Question, Script, Session
@@ -76,11 +77,6 @@ TARGETS: Mapping[str, Mapping[str, object]] = {
 Making = Callable[[AgentTarget, Question, Draws], tuple[Session, ...]]
 
 
-def presets_of(config: object) -> dict[str, Preset]:
-    """One config on each of the targets."""
-    return {name: Preset(config=config, target=target) for name, target in TARGETS.items()}
-
-
 def fill(template: str, target: AgentTarget, question: Question) -> str:
     """A template in the words of the question's field and task."""
     task = target.dataset.task(question.task)
@@ -118,3 +114,27 @@ def scripts_of(
         Script(question=q, sessions=make(target, q, Draws(ctx.seeds.child("words", q.id)))) for q in questions
     )
     return Scripts(found, ("stop",) * len(found), np.zeros(len(found), np.int64), dict(notes or {}))
+
+
+def agent_spec(
+    name: str,
+    run: Callable[..., Scripts],
+    config: type,
+    *,
+    goal: str,
+    access: tuple[str, ...] = ("messages",),
+    budget: str = "messages to the agent for each question",
+    knowledge: tuple[str, ...] = (),
+    version: str = "1",
+    **more: Any,
+) -> Spec:
+    """The `SPEC` of an attack on agents. knowledge: beyond the task and names of fields. more: further fields."""
+    threat = ThreatModel(
+        kind="agent-privacy", target="agent", access=access, budget=budget, goal=goal,
+        knowledge=("the task", "names of fields", *knowledge),
+    )  # fmt: skip
+    presets = {title: Preset(config=config(), target=target) for title, target in TARGETS.items()}
+    return Spec(
+        name=name, kind="attack", version=version, config=config, run=run, presets=presets,
+        source="bagdasarian2024airgap", threat=threat, **more,
+    )  # fmt: skip

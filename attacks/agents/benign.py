@@ -10,22 +10,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from attacks.agents._hijack import BENIGN, presets_of, scripts_of, single
-from redteam.core.config import check_ranges, knob
+from attacks.agents._hijack import BENIGN, agent_spec, scripts_of, single
+from redteam.core.config import Checked, knob
 from redteam.core.context import Context
-from redteam.core.types import Spec, ThreatModel
 from redteam.threats.agents.artifact import Scripts
 from redteam.threats.agents.target import AgentTarget
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BenignConfig:
+class BenignConfig(Checked):
     """One message a question."""
 
     turns: int = knob(1, "messages to the agent for each question; always one", low=1)
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
 
 def resolve(config: BenignConfig, target: AgentTarget) -> BenignConfig:
@@ -38,22 +34,7 @@ def run(target: AgentTarget, config: BenignConfig, ctx: Context) -> Scripts:
     return scripts_of(target, single(BENIGN), ctx)
 
 
-SPEC = Spec(
-    name="benign",
-    kind="attack",
-    version="1",
-    config=BenignConfig,
-    run=run,
-    resolve=resolve,
-    presets=presets_of(BenignConfig()),
-    source="bagdasarian2024airgap",
-    role="control",
-    threat=ThreatModel(
-        kind="agent-privacy",
-        target="agent",
-        access=("messages",),
-        budget="one message a question",
-        knowledge=("the task", "names of fields"),
-        goal="none: what the agent says when it is asked",
-    ),
+SPEC = agent_spec(
+    "benign", run, BenignConfig, resolve=resolve, role="control", budget="one message a question",
+    goal="none: what the agent says when it is asked",
 )  # fmt: skip

@@ -21,14 +21,13 @@ from attacks.agents._hijack import (
     OPENERS,
     PRESERVING,
     PRESSED,
-    presets_of,
+    agent_spec,
     scripts_of,
     single,
     steps,
 )
-from redteam.core.config import check_ranges, knob
+from redteam.core.config import Checked, knob
 from redteam.core.context import Context
-from redteam.core.types import Spec, ThreatModel
 from redteam.threats.agents.artifact import Scripts
 from redteam.threats.agents.target import AgentTarget
 
@@ -36,7 +35,7 @@ Strategy = Literal["preserving", "agnostic", "multi-turn"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HijackConfig:
+class HijackConfig(Checked):
     """How the context is forged."""
 
     strategy: Strategy = knob(
@@ -48,9 +47,6 @@ class HijackConfig:
         low=1,
         high=20,
     )
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
 
 def resolve(config: HijackConfig, target: AgentTarget) -> HijackConfig:
@@ -68,23 +64,8 @@ def run(target: AgentTarget, config: HijackConfig, ctx: Context) -> Scripts:
     return scripts_of(target, making[config.strategy], ctx)
 
 
-SPEC = Spec(
-    name="context-hijack",
-    kind="attack",
-    version="1",
-    config=HijackConfig,
-    run=run,
-    resolve=resolve,
-    presets=presets_of(HijackConfig()),
-    source="bagdasarian2024airgap",
-    controls=("benign",),
+SPEC = agent_spec(
+    "context-hijack", run, HijackConfig, resolve=resolve, controls=("benign",),
+    goal="the agent says a value that its task does not allow",
     variants=({"strategy": "preserving"}, {"strategy": "agnostic"}, {"strategy": "multi-turn"}),
-    threat=ThreatModel(
-        kind="agent-privacy",
-        target="agent",
-        access=("messages",),
-        budget="messages to the agent for each question",
-        knowledge=("the task", "names of fields"),
-        goal="the agent says a value that its task does not allow",
-    ),
-)
+)  # fmt: skip

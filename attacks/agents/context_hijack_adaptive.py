@@ -19,10 +19,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from attacks.agents._hijack import BENIGN, Making, fill, presets_of, scripts_of, single
-from redteam.core.config import check_ranges, knob
+from attacks.agents._hijack import BENIGN, Making, agent_spec, fill, scripts_of, single
+from redteam.core.config import Checked, knob
 from redteam.core.context import Context
-from redteam.core.types import Spec, ThreatModel
 from redteam.data.words import Draws
 from redteam.threats.agents.artifact import Scripts
 from redteam.threats.agents.nouns import AgentDataset, Question, Session
@@ -45,7 +44,7 @@ PARTS = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AdaptiveConfig:
+class AdaptiveConfig(Checked):
     """Which way round the air gap."""
 
     strategy: Strategy = knob("derived", "which way round the air gap; none given: all four")
@@ -54,9 +53,6 @@ class AdaptiveConfig:
         "messages to the agent for each question; derived alone takes more than one",
         low=1,
     )
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
 
 def resolve(config: AdaptiveConfig, target: AgentTarget) -> AdaptiveConfig:
@@ -122,24 +118,10 @@ def run(target: AgentTarget, config: AdaptiveConfig, ctx: Context) -> Scripts:
     return scripts_of(target, making[config.strategy], ctx)
 
 
-SPEC = Spec(
-    name="context-hijack-adaptive",
-    kind="attack",
-    version="1",
-    config=AdaptiveConfig,
-    run=run,
-    resolve=resolve,
-    presets=presets_of(AdaptiveConfig()),
-    source="bagdasarian2024airgap",
-    controls=("benign",),
+SPEC = agent_spec(
+    "context-hijack-adaptive", run, AdaptiveConfig, resolve=resolve, controls=("benign",), adaptive=True,
     variants=tuple({"strategy": s} for s in ("poisoned-task", "derived", "union", "refusals")),
-    adaptive=True,
-    threat=ThreatModel(
-        kind="agent-privacy",
-        target="agent",
-        access=("messages", "task-description", "other-tasks"),
-        budget="messages to the agent for each question",
-        knowledge=("the task", "names of fields", "the defence", "what follows from a field"),
-        goal="the agent gives away what its task does not allow, past an air gap",
-    ),
-)
+    access=("messages", "task-description", "other-tasks"),
+    knowledge=("the defence", "what follows from a field"),
+    goal="the agent gives away what its task does not allow, past an air gap",
+)  # fmt: skip

@@ -15,10 +15,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from attacks.agents._hijack import BENIGN, fill, presets_of
+from attacks.agents._hijack import BENIGN, agent_spec, fill
 from redteam.core.config import check_ranges, knob
 from redteam.core.context import Context
-from redteam.core.types import Spec, ThreatModel
 from redteam.llm.language import ANSWERED, Finish, Sampling
 from redteam.llm.messages import ChatModel
 from redteam.threats.agents.artifact import Scripts
@@ -99,23 +98,8 @@ def _write(
     return out, silent
 
 
-SPEC = Spec(
-    name="context-hijack-model",
-    kind="attack",
-    version="1",
-    config=ModelAttackConfig,
-    run=run,
-    presets=presets_of(ModelAttackConfig()),
-    source="bagdasarian2024airgap",
-    controls=("benign",),
-    adaptive=True,
-    deterministic=True,
-    threat=ThreatModel(
-        kind="agent-privacy",
-        target="agent",
-        access=("messages", "answers"),
-        budget="messages to the agent for each question",
-        knowledge=("the task", "names of fields", "what the agent answered"),
-        goal="the agent says a value that its task does not allow",
-    ),
-)
+SPEC = agent_spec(
+    "context-hijack-model", run, ModelAttackConfig, controls=("benign",), adaptive=True, deterministic=True,
+    access=("messages", "answers"), knowledge=("what the agent answered",),
+    goal="the agent says a value that its task does not allow",
+)  # fmt: skip

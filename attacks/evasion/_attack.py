@@ -253,17 +253,26 @@ def _check_numbers(meter: Meter, what: str) -> None:
 
 
 def spec(
-    name: str, run: Callable[..., Perturbed], config: type, source: str, presets: Mapping[str, Preset], *,
+    name: str, run: Callable[..., Perturbed], source: str, presets: Mapping[str, Radius | Preset], *,
     access: tuple[str, ...] = WHITE_BOX, role: Role = "attack", adaptive: bool = True,
 ) -> Spec:  # fmt: skip
-    """The card of an evasion attack, which meets the defended network in every cell unless `adaptive` is False."""
+    """The card of an evasion attack, which meets the defended network in every cell unless `adaptive` is False.
+
+    presets: configs, of which `smoke` goes with the target of that name, or whole presets.
+    """
     threat = ThreatModel(
         kind="evasion", target="classifier", access=access,
         budget="distance of each image from its original, in the norm of the ball, for pixels in [0, 1]",
         knowledge=("the radius that the defence was made for",), goal="each test image is misclassified",
     )  # fmt: skip
+    known = {
+        title: preset
+        if isinstance(preset, Preset)
+        else Preset(config=preset, target=SMOKE_TARGET if title == "smoke" else {})
+        for title, preset in presets.items()
+    }
     return Spec(
-        name=name, kind="attack", version="1", config=config, run=run, presets=presets, source=source,
-        threat=threat, role=role, controls=() if role == "control" else ("no-perturbation", "random-noise"),
-        resolve=resolve, adaptive=adaptive,
+        name=name, kind="attack", version="1", config=type(known["default"].config), run=run, presets=known,
+        source=source, threat=threat, role=role, resolve=resolve, adaptive=adaptive,
+        controls=() if role == "control" else ("no-perturbation", "random-noise"),
     )  # fmt: skip

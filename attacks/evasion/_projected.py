@@ -10,7 +10,7 @@ from typing import Literal
 
 import torch
 
-from attacks.evasion._attack import SMOKE_TARGET, Attempt, Radius
+from attacks.evasion._attack import Attempt, Radius
 from attacks.evasion._meter import Meter
 from redteam.core.config import knob
 from redteam.core.errors import ConfigError
@@ -90,12 +90,5 @@ def _reference(config: Pgd, net: Meter, x: torch.Tensor) -> torch.Tensor:
     return net(x) if config.loss == "kl" else x.new_empty(0)
 
 
-def paper() -> Preset:
-    """The protocol of DART's tests: 20 steps of 0.004 in a ball of 2/255, on its own classifier."""
-    return Preset(config=Pgd(step=0.004), target=PAPER)
-
-
-PRESETS = {
-    "default": Preset(config=Pgd()),
-    "smoke": Preset(config=Pgd(steps=5), target=SMOKE_TARGET),
-}
+# The protocol of DART's tests: 20 steps of 0.004 in a ball of 2/255, on its own classifier.
+PRESETS = {"default": Pgd(), "smoke": Pgd(steps=5), "paper": Preset(config=Pgd(step=0.004), target=PAPER)}

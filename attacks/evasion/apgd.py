@@ -10,10 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from attacks.evasion import _apgd as shared
-from attacks.evasion._attack import SMOKE_TARGET, Radius, perturb, spec
+from attacks.evasion._attack import Radius, perturb, spec
 from redteam.core.config import knob
 from redteam.core.context import Context
-from redteam.core.types import Preset
 from redteam.threats.evasion.artifact import Perturbed
 from redteam.threats.evasion.nouns import Attackable
 
@@ -25,9 +24,6 @@ class Apgd(Radius):
     steps: int = knob(100, "steps of ascent", low=1)
     restarts: int = knob(1, "runs from different starts, each on what survived the ones before", low=1)
 
-    def __post_init__(self) -> None:
-        Radius.__post_init__(self)
-
 
 def run(target: Attackable, config: Apgd, ctx: Context) -> Perturbed:
     """Attack each example that the network gets right."""
@@ -36,10 +32,5 @@ def run(target: Attackable, config: Apgd, ctx: Context) -> Perturbed:
 
 
 SPEC = spec(
-    "apgd", run, Apgd, "croce2020autoattack",
-    {
-        "default": Preset(config=Apgd(steps=50)),
-        "paper": Preset(config=Apgd()),
-        "smoke": Preset(config=Apgd(steps=8), target=SMOKE_TARGET),
-    },
-)  # fmt: skip
+    "apgd", run, "croce2020autoattack", {"default": Apgd(steps=50), "paper": Apgd(), "smoke": Apgd(steps=8)}
+)

@@ -12,10 +12,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from attacks.evasion import _apgd as apgd
-from attacks.evasion._attack import SMOKE_TARGET, Radius, perturb, spec
+from attacks.evasion._attack import Radius, perturb, spec
 from redteam.core.config import knob
 from redteam.core.context import Context
-from redteam.core.types import Preset
 from redteam.threats.evasion.artifact import Perturbed
 from redteam.threats.evasion.nouns import Attackable
 
@@ -28,9 +27,6 @@ class ApgdT(Radius):
     restarts: int = knob(1, "runs towards each class, each on what survived the ones before", low=1)
     targets: int = knob(9, "target classes, the likeliest first; at most all wrong ones", low=1)
 
-    def __post_init__(self) -> None:
-        Radius.__post_init__(self)
-
 
 def run(target: Attackable, config: ApgdT, ctx: Context) -> Perturbed:
     """Attack each example that the network gets right."""
@@ -40,10 +36,6 @@ def run(target: Attackable, config: ApgdT, ctx: Context) -> Perturbed:
 
 
 SPEC = spec(
-    "apgd-t", run, ApgdT, "croce2020autoattack",
-    {
-        "default": Preset(config=ApgdT(steps=20)),
-        "paper": Preset(config=ApgdT()),
-        "smoke": Preset(config=ApgdT(steps=8, targets=2), target=SMOKE_TARGET),
-    },
+    "apgd-t", run, "croce2020autoattack",
+    {"default": ApgdT(steps=20), "paper": ApgdT(), "smoke": ApgdT(steps=8, targets=2)},
 )  # fmt: skip

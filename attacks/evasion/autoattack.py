@@ -18,11 +18,10 @@ from typing import Any, Literal
 
 from attacks.evasion import _apgd as apgd
 from attacks.evasion import _library as library
-from attacks.evasion._attack import SMOKE_TARGET, Attempt, Radius, perturb, spec
+from attacks.evasion._attack import Attempt, Radius, perturb, spec
 from redteam.core.config import knob
 from redteam.core.context import Context
 from redteam.core.errors import ConfigError
-from redteam.core.types import Preset
 from redteam.threats.evasion.artifact import Perturbed
 from redteam.threats.evasion.nouns import Attackable
 
@@ -128,11 +127,9 @@ def run(target: Attackable, config: AutoAttack, ctx: Context) -> Perturbed:
 
 SMALL = AutoAttack(version="custom", steps=20, targets=3, queries=200, rescale=True)
 SPEC = spec(
-    "autoattack", run, AutoAttack, "croce2020autoattack",
+    "autoattack", run, "croce2020autoattack",
     {
-        "default": Preset(config=AutoAttack()),
-        "paper": Preset(config=AutoAttack()),
-        "small": Preset(config=SMALL),
-        "smoke": Preset(config=replace(SMALL, steps=5, targets=2, queries=20), target=SMOKE_TARGET),
+        "default": AutoAttack(), "paper": AutoAttack(), "small": SMALL,
+        "smoke": replace(SMALL, steps=5, targets=2, queries=20),
     },
 )  # fmt: skip

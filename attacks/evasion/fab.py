@@ -12,10 +12,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from attacks.evasion import _library as library
-from attacks.evasion._attack import SMOKE_TARGET, Radius, perturb, spec
+from attacks.evasion._attack import Radius, perturb, spec
 from redteam.core.config import knob
 from redteam.core.context import Context
-from redteam.core.types import Preset
 from redteam.threats.evasion.artifact import Perturbed
 from redteam.threats.evasion.nouns import Attackable
 
@@ -28,9 +27,6 @@ class Fab(Radius):
     restarts: int = knob(1, "runs towards each class; all but the first from a random start", low=1)
     targets: int = knob(9, "target classes, the likeliest first; at most all wrong ones", low=1)
 
-    def __post_init__(self) -> None:
-        Radius.__post_init__(self)
-
 
 def run(target: Attackable, config: Fab, ctx: Context) -> Perturbed:
     """Attack each example that the network gets right."""
@@ -40,10 +36,5 @@ def run(target: Attackable, config: Fab, ctx: Context) -> Perturbed:
 
 
 SPEC = spec(
-    "fab", run, Fab, "croce2020fab",
-    {
-        "default": Preset(config=Fab(steps=20)),
-        "paper": Preset(config=Fab()),
-        "smoke": Preset(config=Fab(steps=5, targets=2), target=SMOKE_TARGET),
-    },
-)  # fmt: skip
+    "fab", run, "croce2020fab", {"default": Fab(steps=20), "paper": Fab(), "smoke": Fab(steps=5, targets=2)}
+)

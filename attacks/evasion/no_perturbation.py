@@ -11,11 +11,10 @@ from dataclasses import dataclass
 
 import torch
 
-from attacks.evasion._attack import SMOKE_TARGET, Radius, perturb, spec
+from attacks.evasion._attack import Radius, perturb, spec
 from attacks.evasion._meter import Meter
 from redteam.core.context import Context
 from redteam.core.seeding import SeedPath
-from redteam.core.types import Preset
 from redteam.learn.perturb import Ball
 from redteam.threats.evasion.artifact import Perturbed
 from redteam.threats.evasion.nouns import Attackable
@@ -24,9 +23,6 @@ from redteam.threats.evasion.nouns import Attackable
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Still(Radius):
     """The ball, of which only the centre is used."""
-
-    def __post_init__(self) -> None:
-        Radius.__post_init__(self)
 
 
 def same(net: Meter, x: torch.Tensor, y: torch.Tensor, ball: Ball, seeds: SeedPath) -> torch.Tensor:
@@ -40,8 +36,6 @@ def run(target: Attackable, config: Still, ctx: Context) -> Perturbed:
 
 
 SPEC = spec(
-    "no-perturbation", run, Still, "madry2018towards",
-    {"default": Preset(config=Still()), "paper": Preset(config=Still()),
-     "smoke": Preset(config=Still(), target=SMOKE_TARGET)},
+    "no-perturbation", run, "madry2018towards", {"default": Still(), "paper": Still(), "smoke": Still()},
     access=("test images",), role="control",
 )  # fmt: skip

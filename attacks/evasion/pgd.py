@@ -9,7 +9,7 @@ Preset `paper` is the protocol of DART's tests [wang2024dart]: 20 steps of 0.004
 from __future__ import annotations
 
 from attacks.evasion._attack import perturb, spec
-from attacks.evasion._projected import PRESETS, Pgd, attempt, paper
+from attacks.evasion._projected import PRESETS, Pgd, attempt
 from redteam.core.context import Context
 from redteam.threats.evasion.artifact import Perturbed
 from redteam.threats.evasion.nouns import Attackable
@@ -20,4 +20,4 @@ def run(target: Attackable, config: Pgd, ctx: Context) -> Perturbed:
     return perturb(target, config, ctx, {"pgd": attempt(config)}, notes={"loss": config.loss})
 
 
-SPEC = spec("pgd", run, Pgd, "madry2018towards", {**PRESETS, "paper": paper()})
+SPEC = spec("pgd", run, "madry2018towards", PRESETS)

@@ -11,12 +11,11 @@ from dataclasses import dataclass
 
 import torch
 
-from attacks.evasion._attack import BLACK_BOX, SMOKE_TARGET, Radius, perturb, spec
+from attacks.evasion._attack import BLACK_BOX, Radius, perturb, spec
 from attacks.evasion._meter import Meter
 from redteam.core.config import knob
 from redteam.core.context import Context
 from redteam.core.seeding import SeedPath
-from redteam.core.types import Preset
 from redteam.learn.perturb import Ball, margin, uniform
 from redteam.threats.evasion.artifact import Perturbed
 from redteam.threats.evasion.nouns import Attackable
@@ -27,9 +26,6 @@ class Noise(Radius):
     """The ball, and how many points of it are tried."""
 
     steps: int = knob(20, "random points tried for each image: as many as the attack takes steps", low=1)
-
-    def __post_init__(self) -> None:
-        Radius.__post_init__(self)
 
 
 @torch.no_grad()
@@ -57,8 +53,6 @@ def run(target: Attackable, config: Noise, ctx: Context) -> Perturbed:
 
 
 SPEC = spec(
-    "random-noise", run, Noise, "madry2018towards",
-    {"default": Preset(config=Noise()), "paper": Preset(config=Noise()),
-     "smoke": Preset(config=Noise(steps=5), target=SMOKE_TARGET)},
+    "random-noise", run, "madry2018towards", {"default": Noise(), "paper": Noise(), "smoke": Noise(steps=5)},
     access=BLACK_BOX, role="control",
 )  # fmt: skip

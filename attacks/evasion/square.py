@@ -12,10 +12,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from attacks.evasion import _library as library
-from attacks.evasion._attack import BLACK_BOX, SMOKE_TARGET, Radius, perturb, spec
+from attacks.evasion._attack import BLACK_BOX, Radius, perturb, spec
 from redteam.core.config import knob
 from redteam.core.context import Context
-from redteam.core.types import Preset
 from redteam.threats.evasion.artifact import Perturbed
 from redteam.threats.evasion.nouns import Attackable
 
@@ -27,9 +26,6 @@ class Square(Radius):
     queries: int = knob(5000, "images put to the network for each example, after the first", low=1)
     rescale: bool = knob(True, "stretch the schedule of sizes, made for 10,000 queries, to so many")
 
-    def __post_init__(self) -> None:
-        Radius.__post_init__(self)
-
 
 def run(target: Attackable, config: Square, ctx: Context) -> Perturbed:
     """Attack each example that the network gets right."""
@@ -38,11 +34,7 @@ def run(target: Attackable, config: Square, ctx: Context) -> Perturbed:
 
 
 SPEC = spec(
-    "square", run, Square, "andriushchenko2020square",
-    {
-        "default": Preset(config=Square(queries=500)),
-        "paper": Preset(config=Square(queries=10_000)),
-        "smoke": Preset(config=Square(queries=40), target=SMOKE_TARGET),
-    },
+    "square", run, "andriushchenko2020square",
+    {"default": Square(queries=500), "paper": Square(queries=10_000), "smoke": Square(queries=40)},
     access=BLACK_BOX,
 )  # fmt: skip

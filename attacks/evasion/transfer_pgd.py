@@ -9,7 +9,7 @@ Source: [madry2018towards], which judges its networks by transferred images too.
 from __future__ import annotations
 
 from attacks.evasion._attack import perturb, spec
-from attacks.evasion._projected import PRESETS, Pgd, attempt, paper
+from attacks.evasion._projected import PRESETS, Pgd, attempt
 from redteam.core.context import Context
 from redteam.threats.evasion.artifact import Perturbed
 from redteam.threats.evasion.nouns import Attackable
@@ -22,6 +22,6 @@ def run(target: Attackable, config: Pgd, ctx: Context) -> Perturbed:
 
 
 SPEC = spec(
-    "transfer-pgd", run, Pgd, "madry2018towards", {**PRESETS, "paper": paper()}, adaptive=False,
+    "transfer-pgd", run, "madry2018towards", PRESETS, adaptive=False,
     access=("an undefended network of the same kind", "test images", "test labels"),
 )  # fmt: skip

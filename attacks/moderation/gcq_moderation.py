@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from redteam.core.config import check_ranges, knob, to_json
+from redteam.core.config import Checked, knob, to_json
 from redteam.core.context import Context
 from redteam.core.errors import ConfigError
 from redteam.core.types import Preset, Spec, ThreatModel
@@ -47,7 +47,7 @@ THREAT = ThreatModel(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SuffixSearch:
+class SuffixSearch(Checked):
     """The knobs of a search for suffixes."""
 
     length: int = knob(5, "tokens of the suffix", low=1)
@@ -58,9 +58,6 @@ class SuffixSearch:
     expand: Literal["repeat", "once"] = knob("repeat", "whether a candidate's neighbours may be drawn again")
     margin: float = knob(0.0, "by how much a candidate's mean score must be below the buffer's worst", low=0)
     universal: bool = knob(False, "one suffix for all texts; the target's validation share is held out")
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
     def rules(self, texts: int) -> Rules:
         """What the search loop needs."""

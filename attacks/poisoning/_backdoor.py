@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
 
-from redteam.core.config import check_ranges, knob, resolved
-from redteam.core.context import Context
+from redteam.core.config import Checked, knob, resolved
 from redteam.core.errors import ConfigError, UnknownNameError
 from redteam.core.types import Preset, Spec, ThreatModel
 from redteam.data.nouns import ImageSet
@@ -29,31 +28,35 @@ LABEL_THREAT = ThreatModel(
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Backdoor:
-    """The goal of a backdoor: which images, wearing what, are to be taken for what, at which price."""
+TRIGGERS = "1xp, 2xp, 3xp: pixels; 1xs, 2xs: sinusoidal stripes; 1xl, 4xl: Turner's corner patches"
 
-    trigger: triggers.TriggerName = knob(
-        "1xs", "1xp, 2xp, 3xp: pixels; 1xs, 2xs: sinusoidal stripes; 1xl, 4xl: Turner's corner patches"
-    )
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Triggered(Checked):
+    """What images wear to be misread."""
+
+    trigger: triggers.TriggerName = knob("1xs", TRIGGERS)
     trigger_strength: float | None = knob(
         None, "amplitude of the stripes, in grey levels of 255; none: the data set's", above=0, high=255
     )
     trigger_cycles: float = knob(8.0, "periods of the stripes across the image", above=0)
+
+    def spec(self) -> dict[str, Any]:
+        """The trigger of a resolved config, as plain numbers."""
+        strength = resolved(self.trigger_strength, "trigger_strength")
+        return triggers.make(self.trigger, strength=strength, cycles=self.trigger_cycles)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backdoor(Triggered):
+    """The goal of a backdoor: which images, wearing what, are to be taken for what, at which price."""
+
     source: int | str = knob("auto", "class to be misread: name or number; auto: the data set's; all: any")
     target_class: int | str = knob("auto", "class to be read instead: name or number; auto: the data set's")
     budget: int | float = knob(0.02, "rows changed: a count, or below 1 a fraction of the training rows")
     known_fraction: float = knob(
         1.0, "share of the training rows, from the first on, that is known", above=0, high=1
     )
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
-
-    def spec(self) -> dict[str, Any]:
-        """The trigger of a resolved config, as plain numbers."""
-        strength = resolved(self.trigger_strength, "trigger_strength")
-        return triggers.make(self.trigger, strength=strength, cycles=self.trigger_cycles)
 
 
 C = TypeVar("C", bound=Backdoor)
@@ -91,19 +94,13 @@ def budget_count(budget: int | float, n: int) -> int:
     return int(count)
 
 
-def resolve(config: C, target: Trainable) -> C:
-    """Fill in what depends on the data: class numbers, and the budget as a count.
+def aimed(config: Any, target: Any, source: int) -> Any:
+    """The config with its classes as numbers and the strength of its stripes.
 
     Raises:
-        ConfigError: the budget does not fit the data, or source and target are one class.
+        UnknownNameError, ConfigError: no such class, or source and target are one.
     """
     classes, facts = target.train.classes, target.facts
-    if config.source in ("all", ALL_SOURCES):
-        source = ALL_SOURCES
-    else:
-        source = class_index(
-            facts.source_class if config.source == "auto" else config.source, classes, "source"
-        )
     wanted = facts.target_class if config.target_class == "auto" else config.target_class
     goal = class_index(wanted, classes, "target")
     if source == goal:
@@ -111,10 +108,22 @@ def resolve(config: C, target: Trainable) -> C:
             f"source and target are both class {source} ('{classes[source]}'); choose two different classes"
         )
     strength = facts.stripe_strength if config.trigger_strength is None else config.trigger_strength
-    return replace(
-        config, source=source, target_class=goal, trigger_strength=strength,
-        budget=budget_count(config.budget, len(target.train)),
-    )  # fmt: skip
+    return replace(config, source=source, target_class=goal, trigger_strength=strength)
+
+
+def resolve(config: C, target: Trainable) -> C:
+    """Fill in what depends on the data: class numbers, and the budget as a count.
+
+    Raises:
+        ConfigError: the budget does not fit the data, or source and target are one class.
+    """
+    if config.source in ("all", ALL_SOURCES):
+        source = ALL_SOURCES
+    else:
+        wanted = target.facts.source_class if config.source == "auto" else config.source
+        source = class_index(wanted, target.train.classes, "source")
+    known: C = aimed(config, target, source)
+    return replace(known, budget=budget_count(config.budget, len(target.train)))
 
 
 def known_rows(config: Backdoor, n: int) -> int:
@@ -149,18 +158,24 @@ def relabel(train: ImageSet, rows: np.ndarray, label: int | np.ndarray) -> np.nd
     return labels
 
 
-def control_spec(
+def backdoor_spec(
     name: str,
-    run: Callable[[Trainable, Backdoor, Context], Poison],
+    run: Callable[..., Poison],
     source: str,
     *,
-    resolver: Callable[[Backdoor, Trainable], Backdoor] = resolve,
+    config: type[Backdoor] = Backdoor,
+    presets: Mapping[str, Preset] | None = None,
+    resolver: Callable[..., Any] = resolve,
     threat: ThreatModel = LABEL_THREAT,
-    deterministic: bool = False,
+    version: str = "1",
+    **more: Any,
 ) -> Spec:
-    """The `SPEC` of a control: the knobs of any backdoor, and one preset, the goal itself."""
-    presets = {title: Preset(config=Backdoor()) for title in ("default", "paper", "smoke")}
+    """The `SPEC` of a backdoor or a control. presets; none given: the config itself under the three usual names.
+
+    more: further fields.
+    """
+    usual = {title: Preset(config=config()) for title in ("default", "paper", "smoke")}
     return Spec(
-        name=name, kind="attack", role="control", version="1", config=Backdoor, run=run, resolve=resolver,
-        presets=presets, source=source, threat=threat, deterministic=deterministic,
+        name=name, kind="attack", version=version, config=config, run=run, resolve=resolver,
+        presets=presets or usual, source=source, threat=threat, **more,
     )  # fmt: skip

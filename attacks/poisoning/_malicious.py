@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-from attacks.poisoning._backdoor import ALL_SOURCES, class_index
+from attacks.poisoning._backdoor import ALL_SOURCES, TRIGGERS, Triggered, aimed, class_index
 from redteam.core.config import check_ranges, knob, resolved
 from redteam.core.context import Context
 from redteam.core.errors import ConfigError
@@ -39,16 +39,10 @@ FEDERATED_UPDATE_THREAT = replace(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MaliciousClients:
+class MaliciousClients(Triggered):
     """The goal of malicious clients: which images, wearing what, are to be taken for what, and how many they are."""
 
-    trigger: triggers.TriggerName = knob(
-        "1xl", "1xp, 2xp, 3xp: pixels; 1xs, 2xs: sinusoidal stripes; 1xl, 4xl: Turner's corner patches"
-    )
-    trigger_strength: float | None = knob(
-        None, "amplitude of the stripes, in grey levels of 255; none: the data set's", above=0, high=255
-    )
-    trigger_cycles: float = knob(8.0, "periods of the stripes across the image", above=0)
+    trigger: triggers.TriggerName = knob("1xl", TRIGGERS)
     source: int | str = knob("auto", "class to be misread: name or number; auto, all: any but the target's")
     target_class: int | str = knob("auto", "class to be read instead: name or number; auto: the data set's")
     fraction: float = knob(0.15, "share of the clients that are malicious: above 0, at most 0.5")
@@ -74,11 +68,6 @@ class MaliciousClients:
                 "where most clients are malicious they are the federation, and no rule can tell the sides apart"
             )
 
-    def spec(self) -> dict[str, Any]:
-        """The trigger of a resolved config, as plain numbers."""
-        strength = resolved(self.trigger_strength, "trigger_strength")
-        return triggers.make(self.trigger, strength=strength, cycles=self.trigger_cycles)
-
 
 C = TypeVar("C", bound=MaliciousClients)
 
@@ -90,28 +79,20 @@ def resolve(config: C, target: Federation) -> C:
         ConfigError: no such class; source and target are one class; too many malicious clients, or so few that
             no round would have one.
     """
-    classes, facts, clients = target.train.classes, target.facts, int(target.config.clients)
+    clients = int(target.config.clients)
     everyone = config.source in ("auto", "all", ALL_SOURCES)
-    source = ALL_SOURCES if everyone else class_index(config.source, classes, "source")
-    wanted = facts.target_class if config.target_class == "auto" else config.target_class
-    goal = class_index(wanted, classes, "target")
-    if source == goal:
-        raise ConfigError(
-            f"source and target are both class {source} ('{classes[source]}'); choose two different classes"
-        )
-    strength = facts.stripe_strength if config.trigger_strength is None else config.trigger_strength
+    source = ALL_SOURCES if everyone else class_index(config.source, target.train.classes, "source")
+    known: C = aimed(config, target, source)
     count = client_count(config, clients)
     usual = config.budget is None or config.budget == client_count(replace(config, budget=None), clients)
     fraction = config.fraction if usual else count / clients
-    resolved = replace(
-        config, source=source, target_class=goal, trigger_strength=strength, budget=count, fraction=fraction
-    )
-    if malicious_per_round(resolved, target) < 1:
+    known = replace(known, budget=count, fraction=fraction)
+    if malicious_per_round(known, target) < 1:
         raise ConfigError(
             f"fraction: {count} of {clients} clients are malicious, which makes none of the "
             f"{target.config.per_round} of a round; raise fraction, or sample blindly with presence=drawn"
         )
-    return resolved
+    return known
 
 
 def client_count(config: MaliciousClients, clients: int) -> int:

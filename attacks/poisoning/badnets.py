@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from attacks.poisoning._backdoor import LABEL_THREAT, Backdoor, control_spec, poison, relabel, source_rows
+from attacks.poisoning._backdoor import LABEL_THREAT, Backdoor, backdoor_spec, poison, relabel, source_rows
 from redteam.core.context import Context
 from redteam.threats.poisoning import triggers
 from redteam.threats.poisoning.artifact import Poison
@@ -26,9 +26,7 @@ def run(target: Trainable, config: Backdoor, ctx: Context) -> Poison:
     return poison(config, labels, indices=chosen, images=stamped)
 
 
-SPEC = control_spec(
-    "badnets",
-    run,
-    "gu2017badnets",
+SPEC = backdoor_spec(
+    "badnets", run, "gu2017badnets", role="control",
     threat=replace(LABEL_THREAT, access=("training labels", "training images")),
-)
+)  # fmt: skip

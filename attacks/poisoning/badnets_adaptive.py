@@ -15,11 +15,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from attacks.poisoning._backdoor import LABEL_THREAT, Backdoor, poison, relabel, resolve, source_rows
+from attacks.poisoning._backdoor import LABEL_THREAT, Backdoor, backdoor_spec, poison, relabel, source_rows
 from attacks.poisoning._survivors import rehearse
 from redteam.core.config import knob
 from redteam.core.context import Context
-from redteam.core.types import Preset, Spec
 from redteam.threats.poisoning import triggers
 from redteam.threats.poisoning.artifact import Poison
 
@@ -72,21 +71,11 @@ def adaptive(config: Config, defenses: Sequence[str]) -> bool:
     return config.strategy == "survivors" or not defenses or any(name in _APART for name in defenses)
 
 
-SPEC = Spec(
-    name="badnets-adaptive",
-    kind="attack",
-    version="1",
-    config=Config,
-    run=run,
-    resolve=resolve,
-    presets={title: Preset(config=Config()) for title in ("default", "paper", "smoke")},
-    source="qi2023latent",
+SPEC = backdoor_spec(
+    "badnets-adaptive", run, "qi2023latent", config=Config, controls=("no-attack", "badnets"), adaptive=adaptive,
+    variants=({"strategy": "survivors"}, {"strategy": "cover"}),
     threat=replace(
-        LABEL_THREAT,
-        access=("training labels", "training images"),
+        LABEL_THREAT, access=("training labels", "training images"),
         knowledge=("training images and true labels", "the defence, which it can run"),
     ),
-    controls=("no-attack", "badnets"),
-    variants=({"strategy": "survivors"}, {"strategy": "cover"}),
-    adaptive=adaptive,
-)
+)  # fmt: skip

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from attacks.poisoning._backdoor import Backdoor, control_spec, poison, relabel, source_rows
+from attacks.poisoning._backdoor import Backdoor, backdoor_spec, poison, relabel, source_rows
 from redteam.core.context import Context
 from redteam.threats.poisoning import triggers
 from redteam.threats.poisoning.artifact import Poison
@@ -34,4 +34,4 @@ def run(target: Trainable, config: Backdoor, ctx: Context) -> Poison:
     return poison(config, relabel(target.train, chosen, int(config.target_class)))
 
 
-SPEC = control_spec("inner-product-flips", run, "jha2023flip", deterministic=True)
+SPEC = backdoor_spec("inner-product-flips", run, "jha2023flip", role="control", deterministic=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from attacks.poisoning._backdoor import Backdoor, control_spec, poison
+from attacks.poisoning._backdoor import Backdoor, backdoor_spec, poison
 from attacks.poisoning._backdoor import resolve as resolve_backdoor
 from redteam.core.context import Context
 from redteam.threats.poisoning.artifact import Poison
@@ -26,4 +26,4 @@ def run(target: Trainable, config: Backdoor, ctx: Context) -> Poison:
     return poison(config, target.train.labels.copy())
 
 
-SPEC = control_spec("no-attack", run, "jha2023flip", resolver=resolve, deterministic=True)
+SPEC = backdoor_spec("no-attack", run, "jha2023flip", role="control", resolver=resolve, deterministic=True)

@@ -8,7 +8,7 @@ Source: [jha2023flip], its random baseline as remembered, not re-read.
 
 from __future__ import annotations
 
-from attacks.poisoning._backdoor import Backdoor, control_spec, poison, relabel, source_rows
+from attacks.poisoning._backdoor import Backdoor, backdoor_spec, poison, relabel, source_rows
 from redteam.core.context import Context
 from redteam.threats.poisoning.artifact import Poison
 from redteam.threats.poisoning.nouns import Trainable
@@ -21,4 +21,4 @@ def run(target: Trainable, config: Backdoor, ctx: Context) -> Poison:
     return poison(config, relabel(target.train, chosen, int(config.target_class)))
 
 
-SPEC = control_spec("random-flips", run, "jha2023flip")
+SPEC = backdoor_spec("random-flips", run, "jha2023flip", role="control")

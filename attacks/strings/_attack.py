@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from redteam.core.config import check_ranges, knob
+from redteam.core.config import Checked, knob
 from redteam.core.context import Context
 from redteam.core.errors import CapabilityError
 from redteam.core.types import Preset, Spec, ThreatModel
@@ -26,12 +26,13 @@ THREAT = ThreatModel(
     knowledge=("the target's tokenizer", "log-probabilities, as far as the target returns them"),
     goal="the model says a given string exactly, decoding greedily",
 )
+VERSION = "1"  # of every string attack and control
 # Tokens beyond the target's own that an answer may have and still be read whole.
 SLACK = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StringGoal:
+class StringGoal(Checked):
     """What binds every attack and control: how long the string may be and how often the target is asked."""
 
     length: int = knob(20, "tokens of the adversarial string", low=1)
@@ -40,9 +41,6 @@ class StringGoal:
         "requests for one", low=1,
     )  # fmt: skip
     request: str = knob("", "text before the adversarial string; {target} stands for the string to elicit")
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
 
 def request_of(config: StringGoal, goal: Goal) -> str:
@@ -130,12 +128,22 @@ TARGETS: dict[str, dict[str, Any]] = {
 }
 
 
-def control(
-    name: str, run: Callable[[LanguageTarget, Any, Context], Strings], config: type = StringGoal
+def string_spec(
+    name: str,
+    run: Callable[[LanguageTarget, Any, Context], Strings],
+    config: type = StringGoal,
+    presets: Mapping[str, StringGoal] | None = None,
+    **more: Any,
 ) -> Spec:
-    """The `SPEC` of a control of string attacks."""
-    presets = {title: Preset(config=config(), target=target) for title, target in TARGETS.items()}
+    """The `SPEC` of a string attack or a control. presets: configs other than the default. more: further fields."""
+    configs = dict.fromkeys(TARGETS, config()) | (presets or {})
     return Spec(
-        name=name, kind="attack", role="control", version="1", config=config, run=run, presets=presets,
-        source="hayase2024gcq", threat=THREAT,
+        name=name, kind="attack", version=VERSION, config=config, run=run, source="hayase2024gcq", threat=THREAT,
+        presets={title: Preset(config=configs[title], target=target) for title, target in TARGETS.items()}, **more,
     )  # fmt: skip
+
+
+def plain(target: LanguageTarget, config: StringGoal, ctx: Context) -> Strings:
+    """The request for each string and no adversarial one; nothing is asked of the target."""
+    requests = [(goal, request_of(config, goal)) for goal in target.goals]
+    return assemble([Row(goal, text, text) for goal, text in requests], config, {}, target.model)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from attacks.strings._attack import Row, StringGoal, check_model, request_of
+from attacks.strings._attack import VERSION, Row, StringGoal, assemble, check_model, request_of
 from attacks.strings._objective import StringObjective
 from redteam.core.config import knob, to_json
 from redteam.core.context import Context
@@ -22,6 +22,7 @@ from redteam.llm.search.losses import LossName, Provider, open_provider
 from redteam.llm.search.moves import Ids
 from redteam.llm.search.search import Penalty, Rank, Rules, Search
 from redteam.llm.search.state import Entry, State
+from redteam.threats.strings.artifact import Strings
 from redteam.threats.strings.target import LanguageTarget
 
 Variant = Literal["buffer", "positions", "random"]
@@ -213,7 +214,18 @@ def run_search(setting: Setting, variant: Variant | None = None) -> list[Row]:
     chosen = variant or setting.config.variant
     if setting.config.universal:
         return _universal(setting, chosen)
-    return search_rows(setting, chosen)
+    return [search_row(setting, i, chosen) for i in range(len(setting.goals))]
+
+
+def searching(name: str, variant: Variant | None = None) -> Callable[[LanguageTarget, Any, Context], Strings]:
+    """The `run` of an attack of that name that is nothing but a search."""
+
+    def run(target: LanguageTarget, config: StringSearch, ctx: Context) -> Strings:
+        """One search a string, or one for all of them."""
+        setting = prepare(target, config, ctx, name, VERSION)
+        return assemble(run_search(setting, variant), config, setting.notes(), target.model)
+
+    return run
 
 
 def split_of(goals: int, config: StringSearch) -> list[str]:
@@ -263,11 +275,6 @@ def _universal(setting: Setting, variant: Variant) -> list[Row]:
                 own.best = Entry(0, loss.value, 0, best, loss)
         rows.append(Row(goal, request + texts[0], request + texts[1], own))
     return rows
-
-
-def search_rows(setting: Setting, variant: Variant) -> list[Row]:
-    """One search for each string."""
-    return [search_row(setting, i, variant) for i in range(len(setting.goals))]
 
 
 def search_row(setting: Setting, index: int, variant: Variant) -> Row:

@@ -19,45 +19,16 @@ Expect: repeated-target initialisation alone solves a share of short strings; re
 
 from __future__ import annotations
 
-from attacks.strings._attack import TARGETS, THREAT, assemble
-from attacks.strings._search import StringSearch, prepare, run_search
-from redteam.core.context import Context
-from redteam.core.types import Preset, Spec
-from redteam.threats.strings.artifact import Strings
-from redteam.threats.strings.target import LanguageTarget
+from attacks.strings._attack import string_spec
+from attacks.strings._search import StringSearch, searching
 
+SMOKE = StringSearch(max_queries=32)
+PAPER = StringSearch(
+    length=20, buffer=128, batch=32, proxy_batch=8192, proxy="hf:mistralai/Mistral-7B-v0.1", max_queries=100_000,
+    max_usd=0.2,
+)  # fmt: skip
 
-def run(target: LanguageTarget, config: StringSearch, ctx: Context) -> Strings:
-    """One search a string, or one for all of them. Returns the strings artifact."""
-    setting = prepare(target, config, ctx, "gcq", SPEC.version)
-    return assemble(run_search(setting), config, setting.notes(), target.model)
-
-
-SPEC = Spec(
-    name="gcq",
-    kind="attack",
-    version="1",
-    config=StringSearch,
-    run=run,
-    threat=THREAT,
-    source="hayase2024gcq",
-    small={"init": "random"},
+SPEC = string_spec(
+    "gcq", searching("gcq"), StringSearch, {"smoke": SMOKE, "paper": PAPER}, small={"init": "random"},
     controls=("no-string", "plain-request", "init-only", "random-search", "random-init", "transfer-only"),
-    presets={
-        "default": Preset(config=StringSearch(), target=TARGETS["default"]),
-        "smoke": Preset(config=StringSearch(max_queries=32), target=TARGETS["smoke"]),
-        "cpu": Preset(config=StringSearch(), target=TARGETS["cpu"]),
-        "paper": Preset(
-            config=StringSearch(
-                length=20,
-                buffer=128,
-                batch=32,
-                proxy_batch=8192,
-                proxy="hf:mistralai/Mistral-7B-v0.1",
-                max_queries=100_000,
-                max_usd=0.2,
-            ),
-            target=TARGETS["paper"],
-        ),
-    },
-)
+)  # fmt: skip

@@ -5,9 +5,7 @@ Source: [hayase2024gcq], section 3.2.3. Its success is what a search must be mea
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-from attacks.strings._attack import Row, StringGoal, assemble, check_model, control, request_of
+from attacks.strings._attack import Row, StringGoal, assemble, check_model, request_of, string_spec
 from redteam.core.context import Context
 from redteam.llm.search import moves
 from redteam.threats.strings.artifact import Strings
@@ -26,4 +24,4 @@ def run(target: LanguageTarget, config: StringGoal, ctx: Context) -> Strings:
     return assemble(rows, config, {}, target.model)
 
 
-SPEC = replace(control("init-only", run), deterministic=True)
+SPEC = string_spec("init-only", run, role="control", deterministic=True)

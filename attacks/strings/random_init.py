@@ -9,17 +9,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from attacks.strings._attack import assemble, control
-from attacks.strings._search import StringSearch, prepare, run_search
-from redteam.core.context import Context
-from redteam.threats.strings.artifact import Strings
-from redteam.threats.strings.target import LanguageTarget
-
-
-def run(target: LanguageTarget, config: StringSearch, ctx: Context) -> Strings:
-    """One search a string, from random tokens."""
-    setting = prepare(target, config, ctx, "random-init", SPEC.version)
-    return assemble(run_search(setting), config, setting.notes(), target.model)
+from attacks.strings._attack import string_spec
+from attacks.strings._search import StringSearch, searching
 
 
 def resolve(config: StringSearch, target: Any) -> StringSearch:
@@ -27,4 +18,4 @@ def resolve(config: StringSearch, target: Any) -> StringSearch:
     return replace(config, init="random")
 
 
-SPEC = replace(control("random-init", run, StringSearch), resolve=resolve)
+SPEC = string_spec("random-init", searching("random-init"), StringSearch, role="control", resolve=resolve)

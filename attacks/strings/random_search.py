@@ -8,17 +8,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from attacks.strings._attack import assemble, control
-from attacks.strings._search import StringSearch, prepare, run_search
-from redteam.core.context import Context
-from redteam.threats.strings.artifact import Strings
-from redteam.threats.strings.target import LanguageTarget
-
-
-def run(target: LanguageTarget, config: StringSearch, ctx: Context) -> Strings:
-    """The best of `max_queries` random strings for each target."""
-    setting = prepare(target, config, ctx, "random-search", SPEC.version)
-    return assemble(run_search(setting, "random"), config, setting.notes(), target.model)
+from attacks.strings._attack import string_spec
+from attacks.strings._search import StringSearch, searching
 
 
 def resolve(config: StringSearch, target: Any) -> StringSearch:
@@ -26,4 +17,6 @@ def resolve(config: StringSearch, target: Any) -> StringSearch:
     return replace(config, init="random", proxy="none")
 
 
-SPEC = replace(control("random-search", run, StringSearch), resolve=resolve)
+SPEC = string_spec(
+    "random-search", searching("random-search", "random"), StringSearch, role="control", resolve=resolve
+)

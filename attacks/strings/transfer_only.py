@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from attacks.strings._attack import Row, assemble, check_model, control, request_of
+from attacks.strings._attack import Row, assemble, check_model, request_of, string_spec
 from attacks.strings._objective import StringObjective
 from attacks.strings._search import Setting, StringSearch, search_row
 from redteam.core.config import to_json
@@ -86,4 +86,4 @@ def _unused(*_: object) -> list[Loss]:
     raise AssertionError("transfer asks the target for no loss")
 
 
-SPEC = control("transfer-only", run, StringSearch)
+SPEC = string_spec("transfer-only", run, StringSearch, role="control")

@@ -31,7 +31,7 @@ from redteam.core.context import Context
 from redteam.core.errors import ConfigError
 from redteam.core.hashing import digest_json
 from redteam.core.seeding import SeedPath
-from redteam.core.types import Preset, Spec, TargetKind, ThreatModel
+from redteam.core.types import Spec, TargetKind, ThreatModel
 from redteam.data.words import Draws
 from redteam.llm.language import Sampling
 from redteam.threats.agents.minimisers import Minimiser, ModelMinimiser, Need, RandomMinimiser, RuleMinimiser
@@ -227,7 +227,6 @@ SPEC = Spec(
     version="1",
     config=AirGapConfig,
     run=run,
-    presets={"default": Preset(config=AirGapConfig())},
     source="bagdasarian2024airgap",
     threat=ThreatModel(
         kind="agent-privacy",

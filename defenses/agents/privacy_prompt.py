@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from redteam.core.config import check_ranges, knob
+from redteam.core.config import Checked, knob
 from redteam.core.context import Context
-from redteam.core.types import Preset, Spec, TargetKind, ThreatModel
+from redteam.core.types import Spec, TargetKind, ThreatModel
 from redteam.threats.agents.nouns import Agent, AgentReply, Dialogue
 from redteam.threats.agents.target import AgentTarget
 
@@ -25,13 +25,10 @@ DIRECTIVE = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PrivacyPromptConfig:
+class PrivacyPromptConfig(Checked):
     """What the agent is told."""
 
     directive: str = knob(DIRECTIVE, "the paragraph that is added to the system message")
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
 
 @dataclass(frozen=True)
@@ -64,7 +61,6 @@ SPEC = Spec(
     version="1",
     config=PrivacyPromptConfig,
     run=run,
-    presets={"default": Preset(config=PrivacyPromptConfig())},
     source="bagdasarian2024airgap",
     threat=ThreatModel(
         kind="agent-privacy",

@@ -14,14 +14,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 
-from redteam.core.config import check_ranges, knob, to_json
-from redteam.core.types import Preset, ThreatModel
+from redteam.core.config import Checked, knob, to_json
+from redteam.core.context import Context
+from redteam.core.types import Preset, Spec, ThreatModel
 from redteam.learn.perturb import ce, kl
-from redteam.threats.evasion.adapt.algorithm import Loss, Pseudo, Refresh, Step
+from redteam.threats.evasion.adapt.algorithm import Algorithm, Loss, Pseudo, Refresh, Step
 from redteam.threats.evasion.adapt.config import PAPER
 from redteam.threats.evasion.adapt.divergence import coral, critic_loss, mmd
 from redteam.threats.evasion.adapt.networks import Networks
@@ -44,13 +45,52 @@ SMOKE_TARGET: Mapping[str, Any] = {
 }  # fmt: skip
 
 
-def presets(default: Any, paper: Any | None = None) -> dict[str, Preset]:
-    """The three presets of such a defence; paper: its config there, if it is another one."""
-    return {
+def adaptation_spec(
+    name: str,
+    config: type,
+    algorithm: Callable[[Any], Algorithm],
+    source: str,
+    *,
+    paper: Any | None = None,
+    version: str = "1",
+    **more: Any,
+) -> Spec:
+    """The `SPEC` of a defence that trains the classifier by another algorithm.
+
+    algorithm: made of the config. paper: the config of that preset, if it is another one. more: further fields.
+    """
+
+    def run(target: Any, config: Any, ctx: Context) -> Any:
+        """The classifier so trained."""
+        return target.trained_by(algorithm(config))
+
+    default = config()
+    presets = {
         "default": Preset(config=default),
-        "paper": Preset(config=default if paper is None else paper, target=PAPER),
+        "paper": Preset(config=paper or default, target=PAPER),
         "smoke": Preset(config=default, target=SMOKE_TARGET),
     }
+    return Spec(
+        name=name, kind="defense", version=version, config=config, run=run, presets=presets, source=source,
+        threat=ADAPTATION_THREAT, **more,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Adaptation:
+    """What most algorithms of adaptation have in common: an `Algorithm` but for its name, `inner` and `outer`."""
+
+    config: Any
+    version: ClassVar[str] = "1"
+    groups: ClassVar[tuple[str, ...]] = ("model", "critic")
+    adapts: ClassVar[bool] = True
+    pseudo: ClassVar[Pseudo] = "none"
+    refresh: ClassVar[Refresh] = "latest"
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """Its config."""
+        return to_json(self.config)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,25 +99,19 @@ class NoKnobs:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DivergenceWeight:
+class DivergenceWeight(Checked):
     """What a critic's divergence counts."""
 
     weight: float = knob(1.0, "lambda: weight of the divergence of the domains", low=0)
 
-    def __post_init__(self) -> None:
-        check_ranges(self)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class KlWeight:
+class KlWeight(Checked):
     """What TRADES' second term counts."""
 
     adversarial_weight: float = knob(
         1.0, "lambda1: weight of the divergence between answers to clean and perturbed images", low=0
     )
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
 
 # ---------------------------------------------------------------- inner maximisations
@@ -131,14 +165,11 @@ def examples(step: Step, domain: Domain) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @dataclass(frozen=True)
-class AdversarialTraining:
-    """CE of perturbed images of one domain. Source: [madry2018towards] (remembered)."""
+class OneDomain(Adaptation):
+    """Training on the labelled source alone, or on the target alone with the labels of the Natural DANN."""
 
-    name: str
     domain: Domain
-    version: str = "1"
-    groups: tuple[str, ...] = ("model",)
-    refresh: Refresh = "latest"
+    groups: ClassVar[tuple[str, ...]] = ("model",)
 
     @property
     def adapts(self) -> bool:
@@ -150,10 +181,14 @@ class AdversarialTraining:
         """The labels of the Natural DANN, where there are none."""
         return "frozen" if self.domain == "target" else "none"
 
+
+class AdversarialTraining(OneDomain):
+    """CE of perturbed images of one domain. Source: [madry2018towards] (remembered)."""
+
     @property
-    def settings(self) -> Mapping[str, Any]:
-        """Nothing: the name says it all."""
-        return {}
+    def name(self) -> str:
+        """With the domain."""
+        return f"at-{self.domain}"
 
     def inner(self, step: Step) -> torch.Tensor:
         """The images whose CE is high."""
@@ -164,34 +199,16 @@ class AdversarialTraining:
         yield "model", ce(step.nets.logits(inner), examples(step, self.domain)[1]).mean(-1)
 
 
-@dataclass(frozen=True)
-class Trades:
+class Trades(OneDomain):
     """CE of clean images plus the KL of answers to them and to perturbed ones. Source: [zhang2019trades] (remembered).
 
     Both factors of the KL carry gradients, as in the released code; it is a mean over the rows that are there.
     """
 
-    name: str
-    domain: Domain
-    config: KlWeight
-    version: str = "1"
-    groups: tuple[str, ...] = ("model",)
-    refresh: Refresh = "latest"
-
     @property
-    def adapts(self) -> bool:
-        """On the target only."""
-        return self.domain == "target"
-
-    @property
-    def pseudo(self) -> Pseudo:
-        """The labels of the Natural DANN, where there are none."""
-        return "frozen" if self.domain == "target" else "none"
-
-    @property
-    def settings(self) -> Mapping[str, Any]:
-        """Its weight."""
-        return to_json(self.config)
+    def name(self) -> str:
+        """With the domain."""
+        return f"trades-{self.domain}"
 
     def inner(self, step: Step) -> torch.Tensor:
         """The images whose KL is high."""

@@ -9,23 +9,20 @@ it. Deviations: the paper freezes statistics of batch normalisation in the inner
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
-from defenses.evasion._adaptation import ADAPTATION_THREAT, divergence_from, joined, presets, raise_kl
-from redteam.core.config import check_ranges, knob, to_json
-from redteam.core.context import Context
-from redteam.core.types import Spec
+from defenses.evasion._adaptation import Adaptation, adaptation_spec, divergence_from, joined, raise_kl
+from redteam.core.config import Checked, knob
 from redteam.learn.perturb import ce, kl
-from redteam.threats.evasion.adapt.algorithm import Loss, Pseudo, Refresh, Step
+from redteam.threats.evasion.adapt.algorithm import Loss, Step
 from redteam.threats.evasion.adapt.divergence import critic_loss
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
+class Config(Checked):
     """Weights of its terms."""
 
     weight: float = knob(1.0, "lambda: weight of both divergences of the domains", low=0)
@@ -33,26 +30,12 @@ class Config:
         1.0, "lambda1: weight of the divergence between answers to clean and perturbed target images", low=0
     )
 
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
-
-@dataclass(frozen=True)
-class Artuda:
+class Artuda(Adaptation):
     """The algorithm."""
 
     config: Config
-    name: str = "artuda"
-    version: str = "1"
-    groups: tuple[str, ...] = ("model", "critic")
-    adapts: bool = True
-    pseudo: Pseudo = "none"
-    refresh: Refresh = "latest"
-
-    @property
-    def settings(self) -> Mapping[str, Any]:
-        """Its weights."""
-        return to_json(self.config)
+    name = "artuda"
 
     def inner(self, step: Step) -> torch.Tensor:
         """Target images whose answers are far from those to the clean ones."""
@@ -71,12 +54,4 @@ class Artuda:
         yield "model", supervised + config.weight * (divergence(za) + divergence(zt))
 
 
-def run(target: Any, config: Config, ctx: Context) -> Any:
-    """The classifier so trained."""
-    return target.trained_by(Artuda(config))
-
-
-SPEC = Spec(
-    name="artuda", kind="defense", version="1", config=Config, run=run, presets=presets(Config()),
-    source="lo2022artuda", threat=ADAPTATION_THREAT,
-)  # fmt: skip
+SPEC = adaptation_spec("artuda", Config, Artuda, "lo2022artuda")

@@ -8,19 +8,10 @@ collapse to one answer (seen at eps 0.1), which the target's `eps_ramp` is there
 
 from __future__ import annotations
 
-from typing import Any
+from functools import partial
 
-from defenses.evasion._adaptation import ADAPTATION_THREAT, AdversarialTraining, NoKnobs, presets
-from redteam.core.context import Context
-from redteam.core.types import Spec
+from defenses.evasion._adaptation import AdversarialTraining, NoKnobs, adaptation_spec
 
-
-def run(target: Any, config: NoKnobs, ctx: Context) -> Any:
-    """The classifier so trained."""
-    return target.trained_by(AdversarialTraining("at-source", "source"))
-
-
-SPEC = Spec(
-    name="at-source", kind="defense", version="1", config=NoKnobs, run=run, presets=presets(NoKnobs()),
-    source="madry2018towards", threat=ADAPTATION_THREAT,
-)  # fmt: skip
+SPEC = adaptation_spec(
+    "at-source", NoKnobs, partial(AdversarialTraining, domain="source"), "madry2018towards"
+)

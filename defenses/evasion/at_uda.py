@@ -7,43 +7,27 @@ Source: a baseline of [wang2024dart] (its released code read).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator
 
 import torch
 
 from defenses.evasion._adaptation import (
-    ADAPTATION_THREAT,
+    Adaptation,
     DivergenceWeight,
+    adaptation_spec,
     divergence_from,
     joined,
-    presets,
     raise_ce,
 )
-from redteam.core.config import to_json
-from redteam.core.context import Context
-from redteam.core.types import Spec
 from redteam.learn.perturb import ce
-from redteam.threats.evasion.adapt.algorithm import Loss, Pseudo, Refresh, Step, train_critic
+from redteam.threats.evasion.adapt.algorithm import Loss, Step, train_critic
 
 
-@dataclass(frozen=True)
-class AtUda:
+class AtUda(Adaptation):
     """The algorithm."""
 
     config: DivergenceWeight
-    name: str = "at-uda"
-    version: str = "1"
-    groups: tuple[str, ...] = ("model", "critic")
-    adapts: bool = True
-    pseudo: Pseudo = "none"
-    refresh: Refresh = "latest"
-
-    @property
-    def settings(self) -> Mapping[str, Any]:
-        """Its weight."""
-        return to_json(self.config)
+    name = "at-uda"
 
     def inner(self, step: Step) -> torch.Tensor:
         """Source images whose CE is high."""
@@ -58,12 +42,4 @@ class AtUda:
         yield "model", ce(nets.head(zs), step.ys).mean(-1) + self.config.weight * apart
 
 
-def run(target: Any, config: DivergenceWeight, ctx: Context) -> Any:
-    """The classifier so trained."""
-    return target.trained_by(AtUda(config))
-
-
-SPEC = Spec(
-    name="at-uda", kind="defense", version="1", config=DivergenceWeight, run=run,
-    presets=presets(DivergenceWeight()), source="wang2024dart", threat=ADAPTATION_THREAT,
-)  # fmt: skip
+SPEC = adaptation_spec("at-uda", DivergenceWeight, AtUda, "wang2024dart")

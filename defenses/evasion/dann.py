@@ -10,20 +10,7 @@ Deviations: see `defenses/evasion/_adaptation.py`.
 
 from __future__ import annotations
 
-from typing import Any
-
-from defenses.evasion._adaptation import ADAPTATION_THREAT, DivergenceWeight, presets
-from redteam.core.context import Context
-from redteam.core.types import Spec
+from defenses.evasion._adaptation import DivergenceWeight, adaptation_spec
 from redteam.threats.evasion.adapt.algorithm import Dann
 
-
-def run(target: Any, config: DivergenceWeight, ctx: Context) -> Any:
-    """The classifier so trained."""
-    return target.trained_by(Dann(weight=config.weight))
-
-
-SPEC = Spec(
-    name="dann", kind="defense", version="1", config=DivergenceWeight, run=run,
-    presets=presets(DivergenceWeight()), source="ganin2016dann", threat=ADAPTATION_THREAT,
-)  # fmt: skip
+SPEC = adaptation_spec("dann", DivergenceWeight, lambda config: Dann(weight=config.weight), "ganin2016dann")

@@ -29,30 +29,28 @@ Deviations.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 
 from defenses.evasion._adaptation import (
-    ADAPTATION_THREAT,
+    Adaptation,
     Divergence,
+    adaptation_spec,
     divergence_from,
     joined,
-    presets,
     raise_ce,
     raise_kl,
 )
-from redteam.core.config import check_ranges, knob, to_json
-from redteam.core.context import Context
-from redteam.core.types import Spec
+from redteam.core.config import Checked, knob
 from redteam.learn.perturb import ce
 from redteam.threats.evasion.adapt.algorithm import Loss, Pseudo, Refresh, Step, train_critic
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
+class Config(Checked):
     """The variant, its weights, and whence its pseudo-labels."""
 
     source: Literal["clean", "adversarial", "kl"] = knob(
@@ -68,9 +66,6 @@ class Config:
         "under PGD; or on labelled target images (oracle: the released rule); or never",
     )
 
-    def __post_init__(self) -> None:
-        check_ranges(self)
-
 
 @dataclass(frozen=True)
 class _Batches:
@@ -80,14 +75,11 @@ class _Batches:
     xt: torch.Tensor
 
 
-@dataclass(frozen=True)
-class Dart:
+class Dart(Adaptation):
     """The algorithm."""
 
     config: Config
-    name: str = "dart"
-    version: str = "1"
-    adapts: bool = True
+    name = "dart"
 
     @property
     def groups(self) -> tuple[str, ...]:
@@ -107,11 +99,6 @@ class Dart:
     def refresh(self) -> Refresh:
         """The rule; of no effect where labels are never replaced."""
         return "latest" if self.config.refresh == "never" else self.config.refresh
-
-    @property
-    def settings(self) -> Mapping[str, Any]:
-        """Its config."""
-        return to_json(self.config)
 
     def inner(self, step: Step) -> _Batches:
         """x_s~, and x_t' that raises lambda Div + lambda1 CE with the model's own clean answers."""
@@ -158,20 +145,13 @@ class Dart:
         yield "model", loss
 
 
-def run(target: Any, config: Config, ctx: Context) -> Any:
-    """The classifier so trained."""
-    return target.trained_by(Dart(config))
-
-
 def oracle(config: Config) -> tuple[str, ...]:
     """What a defender would not have."""
     return ("target validation labels",) if config.refresh == "oracle" else ()
 
 
-SPEC = Spec(
-    name="dart", kind="defense", version="1", config=Config, run=run,
-    presets=presets(Config(), paper=Config(refresh="oracle")),
-    source="wang2024dart", threat=ADAPTATION_THREAT, oracle=oracle,
+SPEC = adaptation_spec(
+    "dart", Config, Dart, "wang2024dart", paper=Config(refresh="oracle"), oracle=oracle,
     variants=({"source": "clean"}, {"source": "adversarial"}, {"source": "kl"}),
     baselines=(
         "dann", "at-source", "at-target", "trades-source", "trades-target", "at-uda", "artuda", "srouda",

@@ -22,23 +22,21 @@ What the source leaves open, and deviations:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
-from defenses.evasion._adaptation import ADAPTATION_THREAT, answers, joined, presets, raise_ce
-from redteam.core.config import check_ranges, knob, to_json
-from redteam.core.context import Context
-from redteam.core.types import Spec
+from defenses.evasion._adaptation import Adaptation, adaptation_spec, answers, joined, raise_ce
+from redteam.core.config import Checked, knob
 from redteam.learn.perturb import ce
-from redteam.threats.evasion.adapt.algorithm import Loss, Pseudo, Refresh, Step
+from redteam.threats.evasion.adapt.algorithm import Loss, Step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
+class Config(Checked):
     """How the teacher learns."""
 
     confidence: float = knob(0.95, "largest probability from which an answer's entropy counts", low=0, high=1)
@@ -49,9 +47,6 @@ class Config:
         "new-old",
         "the student's loss after its update minus before (as released), or before minus after (as derived)",
     )
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
 
 def masked_entropy(logits: torch.Tensor, confidence: float) -> torch.Tensor:
@@ -70,22 +65,12 @@ class _Moved:
     labels: torch.Tensor
 
 
-@dataclass(frozen=True)
-class Srouda:
+class Srouda(Adaptation):
     """The algorithm; its student is the group `model`."""
 
     config: Config
-    name: str = "srouda"
-    version: str = "1"
-    groups: tuple[str, ...] = ("model", "teacher")
-    adapts: bool = True
-    pseudo: Pseudo = "none"
-    refresh: Refresh = "latest"
-
-    @property
-    def settings(self) -> Mapping[str, Any]:
-        """Its config."""
-        return to_json(self.config)
+    name = "srouda"
+    groups = ("model", "teacher")
 
     def inner(self, step: Step) -> _Moved:
         """Target images on which the student is far from the teacher's labels."""
@@ -106,13 +91,4 @@ class Srouda:
         yield "teacher", supervised + config.entropy_weight * entropy + feedback * own
 
 
-def run(target: Any, config: Config, ctx: Context) -> Any:
-    """The classifier so trained."""
-    return target.trained_by(Srouda(config))
-
-
-SPEC = Spec(
-    name="srouda", kind="defense", version="1", config=Config, run=run,
-    presets=presets(Config(), paper=Config(entropy_weight=0.0)),
-    source="zhu2022srouda", threat=ADAPTATION_THREAT,
-)  # fmt: skip
+SPEC = adaptation_spec("srouda", Config, Srouda, "zhu2022srouda", paper=Config(entropy_weight=0.0))

@@ -9,19 +9,8 @@ run this variant. Deviations: the default of lambda1 is the testbed's 1, where t
 
 from __future__ import annotations
 
-from typing import Any
+from functools import partial
 
-from defenses.evasion._adaptation import ADAPTATION_THREAT, KlWeight, Trades, presets
-from redteam.core.context import Context
-from redteam.core.types import Spec
+from defenses.evasion._adaptation import KlWeight, Trades, adaptation_spec
 
-
-def run(target: Any, config: KlWeight, ctx: Context) -> Any:
-    """The classifier so trained."""
-    return target.trained_by(Trades("trades-source", "source", config))
-
-
-SPEC = Spec(
-    name="trades-source", kind="defense", version="1", config=KlWeight, run=run, presets=presets(KlWeight()),
-    source="zhang2019trades", threat=ADAPTATION_THREAT,
-)  # fmt: skip
+SPEC = adaptation_spec("trades-source", KlWeight, partial(Trades, domain="source"), "zhang2019trades")

@@ -6,17 +6,18 @@ drown in float32.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
-from redteam.core.config import check_ranges, knob
+from redteam.core.config import Checked, knob, to_json
+from redteam.core.context import Context
 from redteam.core.errors import ConfigError
-from redteam.core.types import ThreatModel
-from redteam.threats.poisoning.federation.nouns import Round, Setting
+from redteam.core.types import Spec, ThreatModel
+from redteam.threats.poisoning.federation.nouns import Federation, Round, Rule, Setting
 
 FEDERATED_THREAT = ThreatModel(
     kind="poisoning",
@@ -35,16 +36,13 @@ _USUAL_SHARE = 0.25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Assumed:
+class Assumed(Checked):
     """A number of malicious clients: a defender would not know it, so it is recorded as oracle knowledge."""
 
     poisons: int | None = knob(
         None, "malicious clients of the whole federation to assume; none: told the attack's budget", low=0
     )
     factor: float = knob(1.0, "the number assumed, times this: what a wrong number does", above=0)
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
     def per_round(self, clients: int, setting: Setting) -> int:
         """Malicious clients to expect in a round.
@@ -78,6 +76,34 @@ def told(config: T, attack: Mapping[str, Any], target: Any) -> T:
 def oracle(config: Assumed) -> tuple[str, ...]:
     """What of this a defender would not know: `Spec.oracle`."""
     return ("number of malicious clients" + ("" if config.factor == 1 else f", times {config.factor:g}"),)
+
+
+# ---------------------------------------------------------------- cards
+
+
+MakeRule = Callable[[Any, Setting, int], Rule]
+"""(config, setting, clients of the whole federation) -> the rule of one run."""
+
+
+def behind(target: Federation, name: str, version: str, config: Any, make: MakeRule) -> Federation:
+    """The federation behind a rule."""
+    clients = target.config.clients
+    return target.behind(f"{name} {version}", to_json(config), lambda setting: make(config, setting, clients))
+
+
+def rule_spec(
+    name: str, config: type, make: MakeRule, source: str, *, version: str = "1", **more: Any
+) -> Spec:
+    """The `SPEC` of a rule. more: further fields."""
+
+    def run(target: Federation, config: Any, ctx: Context) -> Federation:
+        """The federation behind the rule."""
+        return behind(target, name, version, config, make)
+
+    return Spec(
+        name=name, kind="defense", version=version, config=config, run=run, source=source,
+        threat=FEDERATED_THREAT, **more,
+    )  # fmt: skip
 
 
 # ---------------------------------------------------------------- a round, in and out

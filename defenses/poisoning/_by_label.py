@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from defenses.poisoning._filtering import Inspect, backbone, given_labels
 from defenses.poisoning._spectre import highest
+from defenses.poisoning._told import Told
 from redteam.core.context import Context
 from redteam.learn.nouns import Layer, TrainingSet
 from redteam.threats.poisoning.filtering import Verdicts
@@ -25,23 +26,12 @@ class Judged:
     notes: Mapping[str, Any] = field(default_factory=dict)
 
 
-class _Knobs(Protocol):
-    @property
-    def layer(self) -> Layer: ...
-    @property
-    def suspects(self) -> int: ...
-    @property
-    def flagged(self) -> float: ...
-    def assumed(self) -> float: ...
-    def chosen(self, classes: int) -> tuple[int, ...] | None: ...
-
-
 def most_suspicious(suspicion: Mapping[int, float], count: int) -> tuple[int, ...]:
     """The `count` labels that stand out the most, in ascending order; of equal ones the lower."""
     return tuple(sorted(sorted(suspicion, key=lambda label: (-suspicion[label], label))[:count]))
 
 
-def by_label(config: _Knobs, judge: Callable[[np.ndarray], Judged]) -> Inspect:
+def by_label(config: Told, layer: Layer, judge: Callable[[np.ndarray], Judged]) -> Inspect:
     """What looks at the labels of `config` with `judge`: representations (n, d) of one label to `Judged`.
 
     Of each label looked at, `flagged` x assumed rows go (all, if it has no more). Where the labels are to be
@@ -58,7 +48,7 @@ def by_label(config: _Knobs, judge: Callable[[np.ndarray], Judged]) -> Inspect:
         for label in range(len(target.train.classes)) if chosen is None else chosen:
             rows = np.flatnonzero(given == label)
             if len(rows):
-                judged[label] = judge(model.features(data.images[rows], config.layer))
+                judged[label] = judge(model.features(data.images[rows], layer))
                 scores[rows] = judged[label].scores
         if chosen is None:
             chosen = most_suspicious({label: j.suspicion for label, j in judged.items()}, config.suspects)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
+from defenses.poisoning._aggregation import MakeRule, behind
 from redteam.core.config import to_json
 from redteam.core.context import Context
 from redteam.core.errors import RedteamError, ThreatMismatchError
-from redteam.core.types import TargetKind, ThreatModel
+from redteam.core.types import Spec, TargetKind, ThreatModel
 from redteam.data.nouns import DatasetFacts, ImageSet
 from redteam.learn.nouns import Featured, TrainingSet
+from redteam.threats.poisoning.federation.nouns import Federation
 from redteam.threats.poisoning.filtering import FilteredClassifier, Verdicts
 from redteam.threats.poisoning.nouns import Trainable
 
@@ -140,3 +142,31 @@ def backbone(target: Trainable, data: TrainingSet, seed: int, ctx: Context) -> t
             f"got {type(plain).__name__}"
         )
     return plain, trained_images(model)
+
+
+def filter_spec(
+    name: str,
+    config: type,
+    inspect: Callable[[Any], Inspect],
+    source: str,
+    *,
+    rule: MakeRule | None = None,
+    version: str = "1",
+    baselines: tuple[str, ...] = ("random-removal",),
+    **more: Any,
+) -> Spec:
+    """The `SPEC` of a filter. inspect: made of the config. rule: what filters clients, where federations fit too.
+
+    more: further fields.
+    """
+
+    def run(target: Any, config: Any, ctx: Context) -> Any:
+        """The target behind the filter."""
+        if rule is not None and isinstance(target, Federation):
+            return behind(target, name, version, config, rule)
+        return Filtering(target, name, to_json(config), inspect(config))
+
+    return Spec(
+        name=name, kind="defense", version=version, config=config, run=run, source=source, threat=FILTER_THREAT,
+        baselines=baselines, also=("federation",) if rule else (), **more,
+    )  # fmt: skip

@@ -6,13 +6,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from defenses.poisoning._filtering import FILTER_THREAT, Filtering, given_labels
-from defenses.poisoning._told import Told, oracle, told
-from redteam.core.config import knob, to_json
-from redteam.core.types import Preset, Spec
+from defenses.poisoning._filtering import given_labels
+from defenses.poisoning._told import Told
+from redteam.core.config import knob
 from redteam.learn.nouns import TrainingSet
 from redteam.threats.poisoning.filtering import Verdicts
-from redteam.threats.poisoning.nouns import Trainable
 
 Labels = Literal["known", "suspected", "all"]
 
@@ -35,17 +33,3 @@ def ranked(config: Told, data: TrainingSet, scores: np.ndarray, trained: int, **
     removed = np.zeros(len(scores), bool)
     removed[worst] = True
     return Verdicts(removed, scores, trained, notes)
-
-
-def ranked_spec(name: str, config: type, inspect: Any, source: str) -> Spec:
-    """The `SPEC` of such a filter. inspect: `(config) -> Inspect`."""
-
-    def run(target: Trainable, config: Told, ctx: Any) -> Trainable:
-        """The target behind the filter."""
-        defended: Trainable = Filtering(target, name, to_json(config), inspect(config))
-        return defended
-
-    return Spec(
-        name=name, kind="defense", version="1", config=config, run=run, presets={"default": Preset(config=config())},
-        source=source, threat=FILTER_THREAT, told=told, oracle=oracle, baselines=("random-removal",),
-    )  # fmt: skip

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
-from redteam.core.config import check_ranges, knob
+from redteam.core.config import Checked, knob
 from redteam.core.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Told:
+class Told(Checked):
     """Knowledge that a defender would not have, all of it recorded as oracle knowledge of the cell."""
 
     poisons: int | None = knob(
@@ -26,9 +26,6 @@ class Told:
     )
     suspects: int = knob(2, "how many labels are taken for suspected", low=1)
     flagged: float = knob(1.5, "removals for each poison assumed", above=0)
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
     def assumed(self) -> float:
         """Poisons assumed, before rounding.

@@ -23,10 +23,9 @@ from sklearn.decomposition import PCA, FastICA
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import silhouette_score
 
-from defenses.poisoning._filtering import FILTER_THREAT, Filtering, Inspect, backbone, given_labels
-from redteam.core.config import check_ranges, knob, to_json
+from defenses.poisoning._filtering import Inspect, backbone, filter_spec, given_labels
+from redteam.core.config import Checked, knob
 from redteam.core.context import Context
-from redteam.core.types import Preset, Spec
 from redteam.learn.nouns import Layer, TrainingSet
 from redteam.threats.poisoning.filtering import Verdicts
 from redteam.threats.poisoning.nouns import Trainable
@@ -36,7 +35,7 @@ _SILHOUETTE_ROWS = 2000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
+class Config(Checked):
     """Knobs."""
 
     components: int = knob(10, "dimensions before the cut", low=1)
@@ -46,9 +45,6 @@ class Config:
     silhouette: float = knob(0.10, "and if the cut's mean silhouette is at least this", low=-1, high=1)
     reduction: Literal["pca", "ica"] = knob("pca", "principal or independent components")
     layer: Layer = knob("penultimate", "representation clustered: penultimate or spatial")
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
 
 @dataclass(frozen=True)
@@ -107,14 +103,4 @@ def _inspect(config: Config) -> Inspect:
     return inspect
 
 
-def run(target: Trainable, config: Config, ctx: Context) -> Trainable:
-    """The target behind the filter."""
-    defended: Trainable = Filtering(target, SPEC.name, to_json(config), _inspect(config))
-    return defended
-
-
-SPEC = Spec(
-    name="activation-clustering", kind="defense", version="1", config=Config, run=run,
-    presets={"default": Preset(config=Config())}, source="chen2018activation", threat=FILTER_THREAT,
-    baselines=("random-removal",),
-)  # fmt: skip
+SPEC = filter_spec("activation-clustering", Config, _inspect, "chen2018activation")

@@ -16,34 +16,23 @@ import numpy as np
 from scipy.special import softmax
 from sklearn.model_selection import StratifiedKFold
 
-from defenses.poisoning._filtering import (
-    FILTER_THREAT,
-    Filtering,
-    Inspect,
-    given_labels,
-    subset,
-    trained_images,
-)
-from redteam.core.config import check_ranges, knob, to_json
+from defenses.poisoning._filtering import Inspect, filter_spec, given_labels, subset, trained_images
+from redteam.core.config import Checked, knob
 from redteam.core.context import Context
 from redteam.core.errors import ConfigError, RedteamError
-from redteam.core.types import Preset, Spec
 from redteam.learn.nouns import TrainingSet
 from redteam.threats.poisoning.filtering import Verdicts
 from redteam.threats.poisoning.nouns import Trainable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
+class Config(Checked):
     """Knobs."""
 
     folds: int = knob(2, "parts of the data, each predicted by a classifier of the others", low=2)
     prune: Literal["prune_by_noise_rate", "prune_by_class", "both", "confident_learning"] = knob(
         "prune_by_noise_rate", "how cleanlab chooses: its `filter_by`"
     )
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
 
 def out_of_sample(
@@ -105,14 +94,4 @@ def _inspect(config: Config) -> Inspect:
     return inspect
 
 
-def run(target: Trainable, config: Config, ctx: Context) -> Trainable:
-    """The target behind the filter."""
-    defended: Trainable = Filtering(target, SPEC.name, to_json(config), _inspect(config))
-    return defended
-
-
-SPEC = Spec(
-    name="confident-learning", kind="defense", version="1", config=Config, run=run,
-    presets={"default": Preset(config=Config())}, source="northcutt2021confident", threat=FILTER_THREAT,
-    baselines=("random-removal",),
-)  # fmt: skip
+SPEC = filter_spec("confident-learning", Config, _inspect, "northcutt2021confident")

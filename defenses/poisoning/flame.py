@@ -19,33 +19,17 @@ import numpy as np
 import torch
 from sklearn.cluster import HDBSCAN
 
-from defenses.poisoning._aggregation import (
-    FEDERATED_THREAT,
-    clipped,
-    cosines,
-    exact,
-    gaussian,
-    median,
-    norms,
-    present,
-    reweighted,
-    with_rows,
-)
-from redteam.core.config import check_ranges, knob, to_json
-from redteam.core.context import Context
-from redteam.core.types import Preset, Spec
-from redteam.threats.poisoning.federation.nouns import Federation, Round, aggregated
+from defenses.poisoning import _aggregation as shared
+from redteam.core.config import Checked, knob
+from redteam.threats.poisoning.federation.nouns import Round, aggregated
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
+class Config(Checked):
     """What is compared, and how much noise is added."""
 
     compare: Literal["updates", "models"] = knob("updates", "cosine distances of updates or of local models")
     noise: float = knob(0.001, "sd of the noise of each coordinate, in median lengths of updates", low=0)
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
 
 def majority(distances: np.ndarray) -> np.ndarray | None:
@@ -75,30 +59,22 @@ class Flame:
 
     def __call__(self, round: Round) -> Round:
         """The round filtered, clipped and with its aggregate made. Notes `clip-norm`, `noise-sd`."""
-        rows = present(round, SPEC.name)
+        rows = shared.present(round, SPEC.name)
         if not len(rows):
             return round
         updates = round.updates[rows]
-        vectors = exact(updates)
+        vectors = shared.exact(updates)
         if self.config.compare == "models":
-            vectors = vectors + exact(round.params)
-        distances = (1 - cosines(vectors)).fill_diagonal_(0)
+            vectors = vectors + shared.exact(round.params)
+        distances = (1 - shared.cosines(vectors)).fill_diagonal_(0)
         strength = majority(distances.numpy())
         member = torch.ones(len(rows)) if strength is None else torch.from_numpy(strength)
-        out = reweighted(round, rows, (member > 0).float(), 1 - member)
-        bound = median(norms(updates))
-        out = with_rows(out, rows, clipped(updates, bound))
+        out = shared.reweighted(round, rows, (member > 0).float(), 1 - member)
+        bound = shared.median(shared.norms(updates))
+        out = shared.with_rows(out, rows, shared.clipped(updates, bound))
         mean, sd = aggregated(out), self.config.noise * bound
         notes = (*round.notes, ("clip-norm", bound), ("noise-sd", sd))
-        return replace(out, mean=mean + gaussian(mean, sd, round.generator), notes=notes)
+        return replace(out, mean=mean + shared.gaussian(mean, sd, round.generator), notes=notes)
 
 
-def run(target: Federation, config: Config, ctx: Context) -> Federation:
-    """The federation behind the rule."""
-    return target.behind(f"{SPEC.name} {SPEC.version}", to_json(config), lambda setting: Flame(config))
-
-
-SPEC = Spec(
-    name="flame", kind="defense", version="1", config=Config, run=run,
-    presets={"default": Preset(config=Config())}, source="nguyen2022flame", threat=FEDERATED_THREAT,
-)  # fmt: skip
+SPEC = shared.rule_spec("flame", Config, lambda config, *_: Flame(config), "nguyen2022flame")

@@ -18,25 +18,20 @@ from dataclasses import dataclass, field
 
 import torch
 
-from defenses.poisoning._aggregation import FEDERATED_THREAT, cosines, present, reweighted
-from redteam.core.config import check_ranges, knob, to_json
-from redteam.core.context import Context
-from redteam.core.types import Preset, Spec
-from redteam.threats.poisoning.federation.nouns import Federation, Round
+from defenses.poisoning._aggregation import cosines, present, reweighted, rule_spec
+from redteam.core.config import Checked, knob
+from redteam.threats.poisoning.federation.nouns import Round
 
 # Sums stay finite, whatever is sent.
 _LARGEST = 1e37
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
+class Config(Checked):
     """What is compared."""
 
     history: bool = knob(True, "compare sums of a client's updates so far; false: updates of the round")
     confidence: float = knob(1.0, "factor before the logit: larger cuts sharper", above=0)
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
 
 def learning_rates(cosine: torch.Tensor, confidence: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -77,12 +72,4 @@ class FoolsGold:
         return torch.stack([self.sums[int(round.clients[row])] for row in rows.tolist()])
 
 
-def run(target: Federation, config: Config, ctx: Context) -> Federation:
-    """The federation behind the rule."""
-    return target.behind(f"{SPEC.name} {SPEC.version}", to_json(config), lambda setting: FoolsGold(config))
-
-
-SPEC = Spec(
-    name="foolsgold", kind="defense", version="1", config=Config, run=run,
-    presets={"default": Preset(config=Config())}, source="fung2020foolsgold", threat=FEDERATED_THREAT,
-)  # fmt: skip
+SPEC = rule_spec("foolsgold", Config, lambda config, *_: FoolsGold(config), "fung2020foolsgold")

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 from sklearn.neighbors import NearestNeighbors
 
-from defenses.poisoning._filtering import Inspect, backbone, given_labels
-from defenses.poisoning._ranked import Labels, labels_knob, ranked, ranked_spec
-from defenses.poisoning._told import Told
+from defenses.poisoning._filtering import Inspect, backbone, filter_spec, given_labels
+from defenses.poisoning._ranked import Labels, labels_knob, ranked
+from defenses.poisoning._told import Told, oracle, told
 from redteam.core.config import knob
 from redteam.core.context import Context
 from redteam.core.errors import ConfigError
@@ -63,4 +63,4 @@ def _inspect(config: Config) -> Inspect:
     return inspect
 
 
-SPEC = ranked_spec("knn-agreement", Config, _inspect, "papernot2018dknn")
+SPEC = filter_spec("knn-agreement", Config, _inspect, "papernot2018dknn", told=told, oracle=oracle)

@@ -15,24 +15,14 @@ from dataclasses import dataclass
 
 import torch
 
-from defenses.poisoning._aggregation import (
-    FEDERATED_THREAT,
-    Assumed,
-    krum_scores,
-    oracle,
-    present,
-    reweighted,
-    squared_distances,
-    told,
-)
-from redteam.core.config import knob, to_json
-from redteam.core.context import Context
-from redteam.core.types import Preset, Spec
-from redteam.threats.poisoning.federation.nouns import Federation, Round, Setting
+from defenses.poisoning import _aggregation as shared
+from redteam.core.config import knob
+from redteam.core.types import Preset
+from redteam.threats.poisoning.federation.nouns import Round, Setting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config(Assumed):
+class Config(shared.Assumed):
     """How many clients are assumed malicious, and how many updates are averaged."""
 
     kept: int | None = knob(None, "updates averaged; none: all but the assumed malicious; 1: Krum", low=1)
@@ -47,29 +37,23 @@ class MultiKrum:
 
     def __call__(self, round: Round) -> Round:
         """The round with the updates of the largest scores left out."""
-        rows = present(round, SPEC.name)
+        rows = shared.present(round, SPEC.name)
         count = len(rows)
         if not count:
             return round
-        scores = krum_scores(squared_distances(round.updates[rows]), self.malicious)
+        scores = shared.krum_scores(shared.squared_distances(round.updates[rows]), self.malicious)
         kept = max(1, count - self.malicious) if self.kept is None else min(count, self.kept)
         factors = torch.zeros(count)
         factors[scores.argsort(stable=True)[:kept]] = 1
-        return reweighted(round, rows, factors, scores)
+        return shared.reweighted(round, rows, factors, scores)
 
 
-def run(target: Federation, config: Config, ctx: Context) -> Federation:
-    """The federation behind the rule."""
-    clients = target.config.clients
-
-    def make(setting: Setting) -> MultiKrum:
-        return MultiKrum(config.per_round(clients, setting), config.kept)
-
-    return target.behind(f"{SPEC.name} {SPEC.version}", to_json(config), make)
+def make(config: Config, setting: Setting, clients: int) -> MultiKrum:
+    """The rule of a federation of so many clients."""
+    return MultiKrum(config.per_round(clients, setting), config.kept)
 
 
-SPEC = Spec(
-    name="multi-krum", kind="defense", version="1", config=Config, run=run,
+SPEC = shared.rule_spec(
+    "multi-krum", Config, make, "blanchard2017krum", told=shared.told, oracle=shared.oracle,
     presets={"default": Preset(config=Config()), "krum": Preset(config=Config(kept=1))},
-    source="blanchard2017krum", threat=FEDERATED_THREAT, told=told, oracle=oracle,
 )  # fmt: skip

@@ -13,24 +13,20 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from defenses.poisoning._aggregation import FEDERATED_THREAT, gaussian, median, norms
-from redteam.core.config import check_ranges, knob, to_json
-from redteam.core.context import Context
-from redteam.core.types import Preset, Spec
-from redteam.threats.poisoning.federation.nouns import Federation, Round, aggregated
+from defenses.poisoning._aggregation import gaussian, median, norms, rule_spec
+from redteam.core.config import Checked, knob
+from redteam.core.types import Preset
+from redteam.threats.poisoning.federation.nouns import Round, aggregated
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
+class Config(Checked):
     """How much noise."""
 
     sd: float = knob(0.001, "standard deviation of the noise of each coordinate", low=0)
     scale: Literal["median", "absolute"] = knob(
         "median", "median: sd counts median lengths of the round's updates; absolute: it is taken as it is"
     )
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
 
 @dataclass(frozen=True)
@@ -53,16 +49,10 @@ class Noise:
         )  # fmt: skip
 
 
-def run(target: Federation, config: Config, ctx: Context) -> Federation:
-    """The federation behind the rule."""
-    return target.behind(f"{SPEC.name} {SPEC.version}", to_json(config), lambda setting: Noise(config))
-
-
-SPEC = Spec(
-    name="noise", kind="defense", version="1", config=Config, run=run,
+SPEC = rule_spec(
+    "noise", Config, lambda config, *_: Noise(config), "sun2019backdoor",
     presets={
         "default": Preset(config=Config()),
         "weak-dp": Preset(config=Config(sd=0.025, scale="absolute")),
     },
-    source="sun2019backdoor", threat=FEDERATED_THREAT,
 )  # fmt: skip

@@ -11,21 +11,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from defenses.poisoning._aggregation import FEDERATED_THREAT, clipped, median, norms, present, with_rows
-from redteam.core.config import check_ranges, knob, to_json
-from redteam.core.context import Context
-from redteam.core.types import Preset, Spec
-from redteam.threats.poisoning.federation.nouns import Federation, Round
+from defenses.poisoning._aggregation import clipped, median, norms, present, rule_spec, with_rows
+from redteam.core.config import Checked, knob
+from redteam.threats.poisoning.federation.nouns import Round
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
+class Config(Checked):
     """The bound."""
 
     norm: float | None = knob(None, "longest update (L2); none: the median of the round's lengths", above=0)
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
 
 @dataclass(frozen=True)
@@ -45,14 +40,4 @@ class NormClip:
         return replace(out, notes=(*round.notes, ("clip-norm", bound)))
 
 
-def run(target: Federation, config: Config, ctx: Context) -> Federation:
-    """The federation behind the rule."""
-    return target.behind(
-        f"{SPEC.name} {SPEC.version}", to_json(config), lambda setting: NormClip(config.norm)
-    )
-
-
-SPEC = Spec(
-    name="norm-clip", kind="defense", version="1", config=Config, run=run,
-    presets={"default": Preset(config=Config())}, source="sun2019backdoor", threat=FEDERATED_THREAT,
-)  # fmt: skip
+SPEC = rule_spec("norm-clip", Config, lambda config, *_: NormClip(config.norm), "sun2019backdoor")

@@ -9,19 +9,16 @@ Source: none needed; [hayase2021spectre] removes 1.5 for each poison assumed.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
 
 from defenses.poisoning._aggregation import present
-from defenses.poisoning._filtering import FILTER_THREAT, Filtering, Inspect, given_labels
+from defenses.poisoning._filtering import Inspect, filter_spec, given_labels
 from defenses.poisoning._told import Told, oracle, per_round, told
-from redteam.core.config import to_json
 from redteam.core.context import Context
-from redteam.core.types import Preset, Spec
 from redteam.learn.nouns import TrainingSet
-from redteam.threats.poisoning.federation.nouns import Federation, Round, Rule, Setting
+from redteam.threats.poisoning.federation.nouns import Round, Setting
 from redteam.threats.poisoning.filtering import Verdicts
 from redteam.threats.poisoning.nouns import Trainable
 
@@ -60,20 +57,11 @@ class _Drawn:
         return replace(round, weights=weights)
 
 
-def run(target: Trainable | Federation, config: Config, ctx: Context) -> Any:
-    """The target behind the control."""
-    if isinstance(target, Federation):
-        settings = target.config
-
-        def make(setting: Setting) -> Rule:
-            return _Drawn(per_round(config, settings.clients, setting.per_round))
-
-        return target.behind(f"{SPEC.name} {SPEC.version}", to_json(config), make)
-    return Filtering(target, SPEC.name, to_json(config), _inspect(config))
+def _rule(config: Config, setting: Setting, clients: int) -> _Drawn:
+    return _Drawn(per_round(config, clients, setting.per_round))
 
 
-SPEC = Spec(
-    name="random-removal", kind="defense", version="1", config=Config, run=run, role="control",
-    presets={"default": Preset(config=Config())}, source="hayase2021spectre", threat=FILTER_THREAT,
-    told=told, oracle=oracle, also=("federation",),
+SPEC = filter_spec(
+    "random-removal", Config, _inspect, "hayase2021spectre", rule=_rule, role="control", baselines=(),
+    told=told, oracle=oracle,
 )  # fmt: skip

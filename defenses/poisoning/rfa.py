@@ -13,15 +13,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from defenses.poisoning._aggregation import FEDERATED_THREAT, geometric_median, norms, present, reweighted
-from redteam.core.config import check_ranges, knob, to_json
-from redteam.core.context import Context
-from redteam.core.types import Preset, Spec
-from redteam.threats.poisoning.federation.nouns import Federation, Round
+from defenses.poisoning._aggregation import geometric_median, norms, present, reweighted, rule_spec
+from redteam.core.config import Checked, knob
+from redteam.core.types import Preset
+from redteam.threats.poisoning.federation.nouns import Round
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
+class Config(Checked):
     """How exactly the median is found."""
 
     passes: int = knob(200, "Weiszfeld passes at most", low=1)
@@ -29,9 +28,6 @@ class Config:
     tolerance: float = knob(
         1e-5, "stop when a pass moves the median by less, in median distances; 0: make all passes", low=0
     )
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
 
 @dataclass(frozen=True)
@@ -54,15 +50,7 @@ class GeometricMedian:
         return replace(out, mean=mean, notes=(*round.notes, ("passes", float(done))))
 
 
-def run(target: Federation, config: Config, ctx: Context) -> Federation:
-    """The federation behind the rule."""
-    return target.behind(
-        f"{SPEC.name} {SPEC.version}", to_json(config), lambda setting: GeometricMedian(config)
-    )
-
-
-SPEC = Spec(
-    name="rfa", kind="defense", version="1", config=Config, run=run,
+SPEC = rule_spec(
+    "rfa", Config, lambda config, *_: GeometricMedian(config), "pillutla2022rfa",
     presets={"default": Preset(config=Config()), "paper": Preset(config=Config(passes=3, tolerance=0.0))},
-    source="pillutla2022rfa", threat=FEDERATED_THREAT,
 )  # fmt: skip

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 from scipy.special import log_softmax
 
-from defenses.poisoning._filtering import Filtering, Inspect, given_labels, trained_images
-from defenses.poisoning._ranked import Labels, labels_knob, ranked, ranked_spec
-from defenses.poisoning._told import Told
+from defenses.poisoning._filtering import Filtering, Inspect, filter_spec, given_labels, trained_images
+from defenses.poisoning._ranked import Labels, labels_knob, ranked
+from defenses.poisoning._told import Told, oracle, told
 from redteam.core.config import knob
 from redteam.core.context import Context
 from redteam.core.errors import ThreatMismatchError
@@ -64,4 +64,4 @@ def _inspect(config: Config) -> Inspect:
     return inspect
 
 
-SPEC = ranked_spec("small-loss", Config, _inspect, "han2018coteaching")
+SPEC = filter_spec("small-loss", Config, _inspect, "han2018coteaching", told=told, oracle=oracle)

@@ -26,14 +26,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from defenses.poisoning._by_label import Judged, by_label
-from defenses.poisoning._filtering import FILTER_THREAT, Filtering
+from defenses.poisoning._filtering import Inspect, filter_spec
 from defenses.poisoning._spectre import principal
 from defenses.poisoning._told import Told, oracle, told
-from redteam.core.config import knob, to_json
-from redteam.core.context import Context
-from redteam.core.types import Preset, Spec
+from redteam.core.config import knob
 from redteam.learn.nouns import Layer
-from redteam.threats.poisoning.nouns import Trainable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,18 +51,8 @@ def signature(features: np.ndarray) -> tuple[np.ndarray, float]:
     return scores, float(scores.sum() / np.square(centred).sum())
 
 
-def run(target: Trainable, config: Config, ctx: Context) -> Trainable:
-    """The target behind the filter."""
-
-    def judge(features: np.ndarray) -> Judged:
-        return Judged(*signature(features))
-
-    defended: Trainable = Filtering(target, SPEC.name, to_json(config), by_label(config, judge))
-    return defended
+def _inspect(config: Config) -> Inspect:
+    return by_label(config, config.layer, lambda features: Judged(*signature(features)))
 
 
-SPEC = Spec(
-    name="spectral-signatures", kind="defense", version="1", config=Config, run=run,
-    presets={"default": Preset(config=Config())}, source="tran2018spectral", threat=FILTER_THREAT,
-    told=told, oracle=oracle, baselines=("random-removal",),
-)  # fmt: skip
+SPEC = filter_spec("spectral-signatures", Config, _inspect, "tran2018spectral", told=told, oracle=oracle)

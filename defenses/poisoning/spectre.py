@@ -35,22 +35,20 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 
 from defenses.poisoning._aggregation import present
 from defenses.poisoning._by_label import Judged, by_label, most_suspicious
-from defenses.poisoning._filtering import FILTER_THREAT, Filtering
+from defenses.poisoning._filtering import Inspect, filter_spec
 from defenses.poisoning._spectre import highest, spectre
 from defenses.poisoning._told import Told, oracle, per_round, told
-from redteam.core.config import knob, to_json
-from redteam.core.context import Context
-from redteam.core.types import Preset, Spec
+from redteam.core.config import knob
+from redteam.core.types import Preset
 from redteam.learn.nouns import Layer
-from redteam.threats.poisoning.federation.nouns import Federation, Round, Rule, Setting
-from redteam.threats.poisoning.nouns import Trainable
+from redteam.threats.poisoning.federation.nouns import Round
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,22 +151,14 @@ class Filter:
         return _Look(scores, suspicion, having & ~finite)
 
 
-def run(target: Trainable | Federation, config: Config, ctx: Context) -> Any:
-    """The target behind the filter."""
-    if isinstance(target, Federation):
-        clients = target.config.clients
-
-        def make(setting: Setting) -> Rule:
-            return Filter(config, clients)
-
-        return target.behind(f"{SPEC.name} {SPEC.version}", to_json(config), make)
-    return Filtering(target, SPEC.name, to_json(config), by_label(config, partial(_judge, config)))
+def _inspect(config: Config) -> Inspect:
+    return by_label(config, config.layer, partial(_judge, config))
 
 
-SPEC = Spec(
-    name="spectre", kind="defense", version="1", config=Config, run=run,
+SPEC = filter_spec(
+    "spectre", Config, _inspect, "hayase2021spectre", told=told, oracle=oracle,
+    rule=lambda config, setting, clients: Filter(config, clients),
     presets={"default": Preset(config=Config()), "paper": Preset(config=Config(layer="spatial"))},
-    source="hayase2021spectre", threat=FILTER_THREAT, told=told, oracle=oracle, also=("federation",),
     baselines=("random-removal", "spectral-signatures"),
     variants=({"factor": 1.0}, {"factor": 0.5}, {"factor": 2.0}, {"labels": "all"}),
 )  # fmt: skip

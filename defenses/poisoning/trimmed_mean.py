@@ -12,11 +12,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from defenses.poisoning._aggregation import FEDERATED_THREAT, Assumed, oracle, present, told, trimmed_mean
-from redteam.core.config import to_json
-from redteam.core.context import Context
-from redteam.core.types import Preset, Spec
-from redteam.threats.poisoning.federation.nouns import Federation, Round, Setting
+from defenses.poisoning._aggregation import Assumed, oracle, present, rule_spec, told, trimmed_mean
+from redteam.threats.poisoning.federation.nouns import Round, Setting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,18 +35,9 @@ class TrimmedMean:
         return replace(round, mean=trimmed_mean(round.updates[rows], min(self.trim, (len(rows) - 1) // 2)))
 
 
-def run(target: Federation, config: Config, ctx: Context) -> Federation:
-    """The federation behind the rule."""
-    clients = target.config.clients
-
-    def make(setting: Setting) -> TrimmedMean:
-        return TrimmedMean(config.per_round(clients, setting))
-
-    return target.behind(f"{SPEC.name} {SPEC.version}", to_json(config), make)
+def make(config: Config, setting: Setting, clients: int) -> TrimmedMean:
+    """The rule of a federation of so many clients."""
+    return TrimmedMean(config.per_round(clients, setting))
 
 
-SPEC = Spec(
-    name="trimmed-mean", kind="defense", version="1", config=Config, run=run,
-    presets={"default": Preset(config=Config())}, source="yin2018trimmed", threat=FEDERATED_THREAT,
-    told=told, oracle=oracle,
-)  # fmt: skip
+SPEC = rule_spec("trimmed-mean", Config, make, "yin2018trimmed", told=told, oracle=oracle)

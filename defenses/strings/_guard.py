@@ -15,12 +15,12 @@ import numpy as np
 
 from redteam.core.config import to_json
 from redteam.core.errors import ConfigError
+from redteam.core.types import Preset, Spec, TargetKind, ThreatModel
 from redteam.llm.language import ANSWERED, Capabilities, Completion, Finish, NextToken, Sampling, Scores
 from redteam.llm.options import ModelOptions
 
 if TYPE_CHECKING:
     from redteam.core.context import Context
-    from redteam.core.types import Spec, TargetKind
     from redteam.llm.language import LanguageModel, Template
 
 T = TypeVar("T")
@@ -259,6 +259,28 @@ def _emptied(prompt: str, sent: str | Blocked) -> Blocked | None:
     if isinstance(sent, str) and prompt.strip() and not sent.strip():
         return Blocked(message="the rewriting left nothing of the prompt")
     return None
+
+
+def guard_spec(
+    name: str,
+    run: Callable[..., Guard],
+    source: str,
+    presets: Mapping[str, Any],
+    *,
+    budget: str,
+    goal: str,
+    access: tuple[str, ...] = ("prompts before the model sees them",),
+    knowledge: tuple[str, ...] = ("nothing of the attack",),
+    version: str = "1",
+) -> Spec:
+    """The `SPEC` of a defence of language models. presets: configs by name."""
+    threat = ThreatModel(
+        kind="strings", target="language-model", access=access, budget=budget, knowledge=knowledge, goal=goal
+    )
+    return Spec(
+        name=name, kind="defense", version=version, config=type(presets["default"]), run=run, source=source,
+        presets={title: Preset(config=config) for title, config in presets.items()}, threat=threat,
+    )  # fmt: skip
 
 
 def helper_model(model: str, target: LanguageModel, ctx: Context, *, template: Template) -> LanguageModel:

@@ -26,9 +26,8 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from defenses.strings._guard import Blocked, FilterGuard, Guard, Judge, Judgement, Memo
-from redteam.core.config import check_ranges, knob
-from redteam.core.types import Preset, Spec, ThreatModel
+from defenses.strings._guard import Blocked, FilterGuard, Guard, Judge, Judgement, Memo, guard_spec
+from redteam.core.config import Checked, knob
 from redteam.llm.language import ANSWERED, Completion, Sampling, Scores
 
 if TYPE_CHECKING:
@@ -39,7 +38,7 @@ FLAG = 0.5  # the threshold that stands for the classifier's own decision
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
+class Config(Checked):
     """The classifier and what it is asked about."""
 
     classifier: str = knob("embedded:", "embedded:, hf:ID or openai:MODEL")
@@ -47,9 +46,6 @@ class Config:
     threshold: float | None = knob(
         None, "category score above which to refuse; none: the classifier's own flag", low=0, high=1
     )
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
 
 def suspicion(verdict: Verdict, threshold: float | None) -> float:
@@ -124,24 +120,10 @@ def run(target: LanguageModel, config: Config, ctx: Context) -> Guard:
     return model
 
 
-SPEC = Spec(
-    name="moderation",
-    kind="defense",
-    version="1",
-    config=Config,
-    run=run,
-    presets={
-        "default": Preset(config=Config()),
-        "answers": Preset(config=Config(on="answer")),
-        "both": Preset(config=Config(on="both")),
-    },
-    source="hayase2024gcq",
-    threat=ThreatModel(
-        kind="strings",
-        target="language-model",
-        access=("prompts before the model sees them", "answers before the user sees them"),
-        budget="one classification of each prompt, each answer, or both",
-        knowledge=("nothing of the attack",),
-        goal="flagged prompts and answers are refused, others pass as before",
-    ),
-)
+SPEC = guard_spec(
+    "moderation", run, "hayase2024gcq",
+    {"default": Config(), "answers": Config(on="answer"), "both": Config(on="both")},
+    access=("prompts before the model sees them", "answers before the user sees them"),
+    budget="one classification of each prompt, each answer, or both",
+    goal="flagged prompts and answers are refused, others pass as before",
+)  # fmt: skip

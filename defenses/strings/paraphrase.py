@@ -30,10 +30,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-from defenses.strings._guard import Blocked, Rewrite, Rewritten, helper_model
-from redteam.core.config import check_ranges, knob
+from defenses.strings._guard import Blocked, Rewrite, Rewritten, guard_spec, helper_model
+from redteam.core.config import Checked, knob
 from redteam.core.hashing import digest_json
-from redteam.core.types import Preset, Spec, ThreatModel
 from redteam.llm.language import ANSWERED, Sampling
 
 if TYPE_CHECKING:
@@ -78,7 +77,7 @@ SYNONYMS = _table(_GROUPS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
+class Config(Checked):
     """The paraphraser."""
 
     model: str = knob(RULES, "rules: no model; target: the target's own weights; or BACKEND:NAME")
@@ -86,9 +85,6 @@ class Config:
     template: Literal["chat", "raw"] = knob("chat", "model: how the instruction is put to it")
     max_tokens: int = knob(100, "model: the longest rewriting", low=1)
     temperature: float = knob(0.7, "model: of its sampling; 0: greedy", low=0)
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
 
 def plain(text: str) -> str:
@@ -145,20 +141,7 @@ def run(target: LanguageModel, config: Config, ctx: Context) -> Rewritten:
     return Rewritten(target, SPEC, config, rewrite=rewrite, details=details)
 
 
-SPEC = Spec(
-    name="paraphrase",
-    kind="defense",
-    version="1",
-    config=Config,
-    run=run,
-    presets={"default": Preset(config=Config()), "model": Preset(config=Config(model="target"))},
-    source="jain2023baseline",
-    threat=ThreatModel(
-        kind="strings",
-        target="language-model",
-        access=("prompts before the model sees them",),
-        budget="one rewriting of each prompt",
-        knowledge=("nothing of the attack",),
-        goal="prompts work by their meaning or not at all",
-    ),
-)
+SPEC = guard_spec(
+    "paraphrase", run, "jain2023baseline", {"default": Config(), "model": Config(model="target")},
+    budget="one rewriting of each prompt", goal="prompts work by their meaning or not at all",
+)  # fmt: skip

@@ -39,11 +39,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from defenses.strings._guard import FilterGuard, Judgement, helper_model
+from defenses.strings._guard import FilterGuard, Judgement, guard_spec, helper_model
 from redteam.core.config import check_ranges, knob
 from redteam.core.errors import BackendError, CapabilityError, ConfigError
 from redteam.core.hashing import digest_json
-from redteam.core.types import Preset, Spec, ThreatModel
 from redteam.llm.language import ANSWERED
 
 if TYPE_CHECKING:
@@ -161,25 +160,14 @@ def run(target: LanguageModel, config: Config, ctx: Context) -> FilterGuard:
     )  # fmt: skip
 
 
-SPEC = Spec(
-    name="perplexity-filter",
-    kind="defense",
-    version="1",
-    config=Config,
-    run=run,
-    presets={
-        "default": Preset(config=Config()),
-        "unwindowed": Preset(config=Config(window=0)),
-        "bytes": Preset(config=Config(window=0, pass_rate=0.95)),
-        "sliding": Preset(config=Config(stride=1)),
+SPEC = guard_spec(
+    "perplexity-filter", run, "jain2023baseline",
+    {
+        "default": Config(),
+        "unwindowed": Config(window=0),
+        "bytes": Config(window=0, pass_rate=0.95),
+        "sliding": Config(stride=1),
     },
-    source="jain2023baseline",
-    threat=ThreatModel(
-        kind="strings",
-        target="language-model",
-        access=("prompts before the model sees them",),
-        budget="one pass of a filter model over each prompt",
-        knowledge=("benign calibration prompts",),
-        goal="improbable prompts are refused, benign ones answered as before",
-    ),
-)
+    budget="one pass of a filter model over each prompt", knowledge=("benign calibration prompts",),
+    goal="improbable prompts are refused, benign ones answered as before",
+)  # fmt: skip

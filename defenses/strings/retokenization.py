@@ -27,11 +27,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from defenses.strings._guard import Blocked, Rewritten
-from redteam.core.config import check_ranges, knob
+from defenses.strings._guard import Blocked, Rewritten, guard_spec
+from redteam.core.config import Checked, knob
 from redteam.core.errors import CapabilityError
 from redteam.core.hashing import digest_json
-from redteam.core.types import Preset, Spec, ThreatModel
 
 if TYPE_CHECKING:
     from redteam.core.context import Context
@@ -40,13 +39,10 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
+class Config(Checked):
     """The splits."""
 
     rate: float = knob(0.2, "probability of a space at a token boundary within a word", low=0, high=1)
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
 
 def boundaries(
@@ -110,20 +106,8 @@ def run(target: LanguageModel, config: Config, ctx: Context) -> Rewritten:
     )
 
 
-SPEC = Spec(
-    name="retokenization",
-    kind="defense",
-    version="1",
-    config=Config,
-    run=run,
-    presets={"default": Preset(config=Config())},
-    source="jain2023baseline",
-    threat=ThreatModel(
-        kind="strings",
-        target="language-model",
-        access=("prompts before the model sees them",),
-        budget="spaces at token boundaries within words",
-        knowledge=("the target's tokenizer",),
-        goal="a prompt is not read as the tokens it was made of",
-    ),
-)
+SPEC = guard_spec(
+    "retokenization", run, "jain2023baseline", {"default": Config()},
+    budget="spaces at token boundaries within words", knowledge=("the target's tokenizer",),
+    goal="a prompt is not read as the tokens it was made of",
+)  # fmt: skip

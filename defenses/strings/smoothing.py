@@ -37,11 +37,10 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from defenses.strings._guard import Guard
-from redteam.core.config import check_ranges, knob
+from defenses.strings._guard import Guard, guard_spec
+from redteam.core.config import Checked, knob
 from redteam.core.errors import CapabilityError
 from redteam.core.hashing import digest_json
-from redteam.core.types import Preset, Spec, ThreatModel
 from redteam.llm.language import ANSWERED, Capabilities, Completion, NextToken, Sampling, Scores
 
 if TYPE_CHECKING:
@@ -54,7 +53,7 @@ _NO_NEXT = "a smoothed model has no next-token distribution: its answer is a vot
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
+class Config(Checked):
     """The smoothing. Defaults are the released code's."""
 
     copies: int = knob(10, "perturbed copies of each prompt", low=1)
@@ -62,9 +61,6 @@ class Config:
     perturbation: Perturbation = knob(
         "swap", "swap: replace characters; insert: add some; patch: replace a run"
     )
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
 
 def perturbed_count(length: int, rate: float) -> int:
@@ -172,24 +168,10 @@ def run(target: LanguageModel, config: Config, ctx: Context) -> Smoothed:
     return Smoothed(target, config, ctx)
 
 
-SPEC = Spec(
-    name="smoothing",
-    kind="defense",
-    version="1",
-    config=Config,
-    run=run,
-    presets={
-        "default": Preset(config=Config()),
-        "paper": Preset(config=Config()),
-        "smoke": Preset(config=Config(copies=3)),
-    },
-    source="robey2023smoothllm",
-    threat=ThreatModel(
-        kind="strings",
-        target="language-model",
-        access=("prompts before the model sees them", "the model's answers"),
-        budget="`copies` queries of the model for each prompt",
-        knowledge=("nothing of the attack",),
-        goal="the answer to a prompt does not hang on a few of its characters",
-    ),
-)
+SPEC = guard_spec(
+    "smoothing", run, "robey2023smoothllm",
+    {"default": Config(), "paper": Config(), "smoke": Config(copies=3)},
+    access=("prompts before the model sees them", "the model's answers"),
+    budget="`copies` queries of the model for each prompt",
+    goal="the answer to a prompt does not hang on a few of its characters",
+)  # fmt: skip

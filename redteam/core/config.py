@@ -58,6 +58,14 @@ def check_ranges(config: Any) -> None:
                 raise ConfigError(f"{name}: expected more than {meta['above']:g}, got {number:g}")
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Checked:
+    """A config of which every field is checked when it is made."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Knob:
     """One field of a config: its resolved type, its default and its metadata."""

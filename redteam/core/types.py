@@ -76,6 +76,7 @@ class Spec:
     defences, `(dataset, config, ctx) -> Target` for targets. resolve: fills in what depends on the
     target (class pairs, counts) before the cell is hashed: `(config, target) -> config`.
     estimate: `(config, target) -> {stage: images trained on}` for --dry-run.
+    presets: by name; none given: `default` alone, the config as it is without arguments.
     variants: settings of which each is run where none of their keys is given (of a defence, by `evaluate`).
     adaptive: an attack that knows the defence by design, and meets the defended target in every cell; or a function
     `(its config, names of the defences)` that says whether it is made for what stands there.
@@ -93,8 +94,8 @@ class Spec:
     version: str
     config: type
     run: Callable[..., Any]
-    presets: Mapping[str, Preset]
     source: str
+    presets: Mapping[str, Preset] = field(default_factory=dict)
     threat: ThreatModel | None = None
     role: Role = "attack"
     controls: tuple[str, ...] = ()
@@ -109,6 +110,10 @@ class Spec:
     told: Callable[[Any, Mapping[str, Any], Any], Any] | None = None
     deterministic: bool = False
     small: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.presets:
+            object.__setattr__(self, "presets", {"default": Preset(config=self.config())})
 
     def knows(self, config: Any, defenses: Sequence[str]) -> bool:
         """Whether this attack, so configured, is made for these defences."""

@@ -29,14 +29,14 @@ from typing import Any
 
 import numpy as np
 
-from attacks.poisoning._backdoor import LABEL_THREAT, Backdoor, known_rows, poison
+from attacks.poisoning._backdoor import Backdoor, backdoor_spec, known_rows, poison
 from attacks.poisoning._backdoor import resolve as resolve_backdoor
 from attacks.poisoning.flip.craft import draw_visits, expert_recipe, expert_steps, optimise_labels
 from attacks.poisoning.flip.select import final_labels, is_final, pin_files, read_pinned, select_flips, soften
 from redteam.core.config import check_ranges, knob, to_json
 from redteam.core.context import Context
 from redteam.core.errors import ConfigError
-from redteam.core.types import Preset, Published, Spec
+from redteam.core.types import Preset, Published
 from redteam.threats.poisoning.artifact import Poison
 from redteam.threats.poisoning.nouns import Trainable
 
@@ -168,21 +168,12 @@ _PAPER_CELL: dict[str, Any] = {
 
 SMALL = {"experts": 1, "expert_epochs": 1, "passes": 1, "batch_size": 32, "checkpoint_every": 2}
 
-SPEC = Spec(
-    name="flip",
-    kind="attack",
-    version="1",
-    config=Config,
-    run=run,
-    resolve=resolve,
-    estimate=estimate,
+SPEC = backdoor_spec(
+    "flip", run, "jha2023flip", config=Config, resolver=resolve, estimate=estimate, small=SMALL,
     presets={"default": DEFAULT, "paper": PAPER, "smoke": SMOKE},
-    source="jha2023flip",
-    threat=LABEL_THREAT,
-    small=SMALL,
     controls=("no-attack", "random-flips", "inner-product-flips"),
     published=(
         Published(metric="pta", value=0.994, source="jha2023flip", where="abstract", when=_PAPER_CELL),
         Published(metric="cta_drop", value=0.018, source="jha2023flip", where="abstract", when=_PAPER_CELL),
     ),
-)
+)  # fmt: skip

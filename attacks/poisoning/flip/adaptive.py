@@ -13,14 +13,13 @@ from typing import Any
 import numpy as np
 
 from attacks.poisoning import flip
-from attacks.poisoning._backdoor import LABEL_THREAT, known_rows, poison
+from attacks.poisoning._backdoor import LABEL_THREAT, backdoor_spec, known_rows, poison
 from attacks.poisoning._survivors import rehearse, undefended
 from attacks.poisoning.flip.select import select_flips
 from redteam.core.config import knob, to_json
 from redteam.core.context import Context
 from redteam.core.errors import ConfigError
 from redteam.core.seeding import SeedPath
-from redteam.core.types import Preset, Spec
 from redteam.threats.poisoning.artifact import Poison
 
 
@@ -66,25 +65,13 @@ def _true(labels: np.ndarray, classes: int) -> np.ndarray:
     return np.where(np.eye(classes, dtype=bool)[labels], 1e6, -1e6)
 
 
-SPEC = Spec(
-    name="flip-adaptive",
-    kind="attack",
-    version="1",
-    config=Config,
-    run=run,
-    resolve=flip.resolve,
-    estimate=flip.estimate,
-    presets={
-        title: Preset(
-            config=Config(**{k: getattr(p.config, k) for k in to_json(p.config)}),
-            target=p.target,
-            dataset=p.dataset,
-        )
-        for title, p in {"default": flip.DEFAULT, "paper": flip.PAPER, "smoke": flip.SMOKE}.items()
-    },
-    source="jha2023flip",
+PRESETS = {
+    title: replace(preset, config=Config(**{k: getattr(preset.config, k) for k in to_json(preset.config)}))
+    for title, preset in flip.SPEC.presets.items()
+}
+
+SPEC = backdoor_spec(
+    "flip-adaptive", run, "jha2023flip", config=Config, resolver=flip.resolve, estimate=flip.estimate,
+    presets=PRESETS, controls=("no-attack", "random-flips"), adaptive=True, small=flip.SMALL,
     threat=replace(LABEL_THREAT, knowledge=(*LABEL_THREAT.knowledge, "the defence, which it can run")),
-    controls=("no-attack", "random-flips"),
-    adaptive=True,
-    small=flip.SMALL,
-)
+)  # fmt: skip

@@ -31,31 +31,30 @@ from __future__ import annotations
 
 from typing import Any
 
+from defenses.poisoning._aggregation import behind
 from defenses.poisoning._filtering import FILTER_THREAT
 from defenses.poisoning._told import oracle, told
 from defenses.poisoning.shadow.central import Shadowed
 from defenses.poisoning.shadow.config import Config
 from defenses.poisoning.shadow.federated import ShadowRule
-from redteam.core.config import to_json
 from redteam.core.context import Context
-from redteam.core.types import Preset, Spec
-from redteam.threats.poisoning.federation.nouns import Rule, Setting
+from redteam.core.types import Spec
+from redteam.threats.poisoning.federation.nouns import Setting
+
+
+def _rule(config: Config, setting: Setting, clients: int) -> ShadowRule:
+    return ShadowRule(config, setting, config.assumed() / clients)
 
 
 def run(target: Any, config: Config, ctx: Context) -> Any:
     """The target with a shadow: a trainable, or a federation."""
     if target.kind == "federation":
-        clients = target.config.clients
-
-        def make(setting: Setting) -> Rule:
-            return ShadowRule(config, setting, config.assumed() / clients)
-
-        return target.behind(f"{SPEC.name} {SPEC.version}", to_json(config), make)
+        return behind(target, SPEC.name, SPEC.version, config, _rule)
     return Shadowed(target, SPEC.name, config)
 
 
 SPEC = Spec(
-    name="shadow", kind="defense", version="1", config=Config, run=run, presets={"default": Preset(config=Config())},
+    name="shadow", kind="defense", version="1", config=Config, run=run,
     source="wang2022shadow", threat=FILTER_THREAT, told=told, oracle=oracle, also=("federation",),
     variants=({"factor": 1.0}, {"factor": 0.5}, {"factor": 2.0}, {"labels": "suspected"}),
     baselines=(

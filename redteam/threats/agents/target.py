@@ -10,7 +10,7 @@ from typing import Any
 from redteam.core.config import build, check_ranges, knob
 from redteam.core.context import Context
 from redteam.core.errors import ConfigError, UnknownNameError
-from redteam.core.types import Preset, Spec, TargetKind
+from redteam.core.types import Spec, TargetKind
 from redteam.llm.language import Sampling
 from redteam.threats.agents.conversational import ConversationalAgent, Interface
 from redteam.threats.agents.models import ChatOptions, open_agent_model
@@ -143,6 +143,5 @@ SPEC = Spec(
     version="1",
     config=AgentConfig,
     run=make,
-    presets={"default": Preset(config=AgentConfig())},
     source="bagdasarian2024airgap",
 )

@@ -15,7 +15,7 @@ from redteam.core.context import Context
 from redteam.core.device import Device
 from redteam.core.errors import UnknownNameError
 from redteam.core.seeding import SeedPath
-from redteam.core.types import Preset, Spec, TargetKind
+from redteam.core.types import Spec, TargetKind
 from redteam.data.nouns import DatasetFacts, ImageDataset, ImageSet
 from redteam.learn import models
 from redteam.learn.features import features
@@ -166,6 +166,5 @@ SPEC = Spec(
     version="1",
     config=ClassifierConfig,
     run=make,
-    presets={"default": Preset(config=ClassifierConfig())},
     source="jha2023flip",
 )

@@ -14,7 +14,7 @@ from typing import Any
 from redteam.core.config import build, check_ranges, knob
 from redteam.core.context import Context
 from redteam.core.errors import CapabilityError, ConfigError, DataError
-from redteam.core.types import Preset, Spec, TargetKind
+from redteam.core.types import Spec, TargetKind
 from redteam.data.nouns import TextDataset
 from redteam.llm.language import Goal, LanguageModel
 from redteam.llm.opening import content_of, open_model
@@ -132,6 +132,5 @@ SPEC = Spec(
     version="1",
     config=LanguageConfig,
     run=make,
-    presets={"default": Preset(config=LanguageConfig())},
     source="hayase2024gcq",
 )

@@ -276,7 +276,7 @@ def test_darts_source_options_perturb_the_source():
 @given(copies=st.integers(2, 4), batch=st.integers(1, 5), weight=st.floats(0, 10))
 def test_the_weight_of_kl_terms_does_not_depend_on_the_size_of_the_batch(copies, batch, weight):
     for one in (
-        Trades("trades-source", "source", MODULES["trades-source"].SPEC.config(adversarial_weight=weight)),
+        Trades(MODULES["trades-source"].SPEC.config(adversarial_weight=weight), "source"),
         algorithm("artuda", adversarial_weight=weight),
     ):
         step = make_step((0,), batch=batch, critic_steps=0)

@@ -31,7 +31,7 @@ def rule(name: str, count: int, malicious: int = 0, **values) -> Rule:
     module = MODULES[name]
     if name in TOLD:
         values = {"poisons": malicious, **values}
-    return module.run(FakeFederation(count), module.Config(**values), None).rule(count)
+    return module.SPEC.run(FakeFederation(count), module.Config(**values), None).rule(count)
 
 
 def outcome(name: str, updates, malicious: int = 0, **more) -> torch.Tensor:
@@ -55,7 +55,7 @@ def test_run_puts_the_rule_behind_the_others_with_its_settings(name):
     module = MODULES[name]
     config = module.Config(**({"poisons": 3} if name in TOLD else {}))
     before = FakeFederation(40, [("first", {}, lambda setting: Rules())])
-    target = module.run(before, config, None)
+    target = module.SPEC.run(before, config, None)
     assert [(n, s) for n, s, _ in target.rules[1:]] == [(f"{name} {module.SPEC.version}", to_json(config))]
     assert target.rule(10) is not target.rule(10) or name != "foolsgold", "each run has a memory of its own"
     assert module.SPEC.threat is shared.FEDERATED_THREAT and module.SPEC.fits(shared.FEDERATED_THREAT)

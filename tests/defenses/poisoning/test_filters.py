@@ -182,7 +182,7 @@ def test_filters_of_wrong_labels_find_more_of_them_than_chance(name, ctx):
 def test_random_removal_takes_as_many_of_the_told_label_and_no_other(ctx):
     target = whole(1)
     data, _ = mislabelled(target)
-    defended = random_removal.run(target, random_removal.Config(poisons=10, label=0), ctx)
+    defended = random_removal.SPEC.run(target, random_removal.Config(poisons=10, label=0), ctx)
     first, second = defended.fit(data, [0, 1], ctx)
     for model in (first, second):
         assert model.verdicts.removed.sum() == 15 and (data.targets[model.verdicts.removed] == 0).all()
@@ -194,14 +194,14 @@ def test_a_filter_that_leaves_no_batch_says_so(ctx):
     data, _ = mislabelled(target)
     everything = random_removal.Config(poisons=240, labels="all")
     with pytest.raises(RedteamError, match="of 240 training rows 0 are left"):
-        random_removal.run(target, everything, ctx).fit(data, [0], ctx)
+        random_removal.SPEC.run(target, everything, ctx).fit(data, [0], ctx)
 
 
 def test_composed_filters_add_up(ctx):
     target = whole(1)
     data, _ = mislabelled(target)
-    inner = random_removal.run(target, random_removal.Config(poisons=10, label=0), ctx)
-    outer = Filtering(inner, "outer", {}, random_removal.run(
+    inner = random_removal.SPEC.run(target, random_removal.Config(poisons=10, label=0), ctx)
+    outer = Filtering(inner, "outer", {}, random_removal.SPEC.run(
         target, random_removal.Config(poisons=10, label=1), ctx).inspect)  # fmt: skip
     (model,) = outer.fit(data, [0], ctx)
     gone = data.targets[model.verdicts.removed]
@@ -212,7 +212,7 @@ def test_composed_filters_add_up(ctx):
 def test_short_trainings_need_the_classifier_itself(ctx):
     target = whole(1)
     data, _ = mislabelled(target)
-    inner = random_removal.run(target, random_removal.Config(poisons=10, label=0), ctx)
+    inner = random_removal.SPEC.run(target, random_removal.Config(poisons=10, label=0), ctx)
     with pytest.raises(ThreatMismatchError, match="put this filter innermost"):
         small_loss.SPEC.run(inner, small_loss.Config(poisons=3), ctx).fit(data, [0], ctx)
 

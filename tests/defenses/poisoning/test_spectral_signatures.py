@@ -67,8 +67,8 @@ def test_whole_defence(target, ctx):
     images[rows, :4, :4], labels[rows] = 255, 0
     given_data = TrainingSet(images, labels)
     config = defence.Config(poisons=16, label=0)
-    (model,) = defence.run(target, config, ctx).fit(given_data, [0], ctx)
+    (model,) = defence.SPEC.run(target, config, ctx).fit(given_data, [0], ctx)
     assert model.verdicts.removed.sum() == 24 and model.verdicts.removed[rows].mean() > 0.8
     config = defence.Config(poisons=16, labels="suspected", suspects=1)
-    verdicts = defence.run(target, config, ctx).inspect(target, given_data, 0, ctx)
+    verdicts = defence.SPEC.run(target, config, ctx).inspect(target, given_data, 0, ctx)
     assert verdicts.removed.sum() == 24 and len(verdicts.notes["looked_at"]) == 1

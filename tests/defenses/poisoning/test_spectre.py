@@ -317,7 +317,7 @@ def stored(tmp_path_factory):
 
 def test_whole_defence_finds_patches_and_leaves_them_out(target, stored):
     data, rows = poisoned_data()
-    (model,) = defence.run(target, config(), stored).fit(data, [0], stored)
+    (model,) = defence.SPEC.run(target, config(), stored).fit(data, [0], stored)
     v = model.verdicts
     assert v.removed.sum() == 24 and v.removed[rows].mean() > 0.8
     assert np.array_equal(np.isnan(v.scores), data.targets != 0)
@@ -329,7 +329,9 @@ def test_labels_suspected_all_and_a_number_that_is_wrong(target, stored):
     data, rows = poisoned_data()
 
     def verdicts(**changes):
-        return defence.run(target, config(label=None, **changes), stored).inspect(target, data, 0, stored)
+        return defence.SPEC.run(target, config(label=None, **changes), stored).inspect(
+            target, data, 0, stored
+        )
 
     suspected = verdicts(labels="suspected", suspects=1)
     assert suspected.notes["looked_at"] == [0] and suspected.removed[rows].mean() > 0.8
@@ -341,17 +343,17 @@ def test_labels_suspected_all_and_a_number_that_is_wrong(target, stored):
 def test_bad_settings_and_nothing_left(target, stored):
     data, _ = poisoned_data()
     with pytest.raises(ConfigError, match="label"):
-        defence.run(target, config(label=9), stored).fit(data, [0], stored)
+        defence.SPEC.run(target, config(label=9), stored).fit(data, [0], stored)
     with pytest.raises(ConfigError, match="poisons"):
-        defence.run(target, config(poisons=None), stored).fit(data, [0], stored)
+        defence.SPEC.run(target, config(poisons=None), stored).fit(data, [0], stored)
     with pytest.raises(RedteamError, match="fewer poisons"):
-        defence.run(target, config(labels="all", poisons=300), stored).fit(data, [0], stored)
+        defence.SPEC.run(target, config(labels="all", poisons=300), stored).fit(data, [0], stored)
 
 
 def test_a_label_that_never_occurs(target, ctx):
     data, _ = poisoned_data()
     rest = TrainingSet(data.images[data.targets != 0], data.targets[data.targets != 0])
-    verdicts = defence.run(target, config(), ctx).inspect(target, rest, 0, ctx)
+    verdicts = defence.SPEC.run(target, config(), ctx).inspect(target, rest, 0, ctx)
     assert not verdicts.removed.any() and np.isnan(verdicts.scores).all()
 
 
@@ -460,6 +462,6 @@ def test_federations_get_the_rule():
                 rule=make(Setting(classes=3, per_round=30, rounds=2, server_lr=1.0)),
             )
 
-    defence.run(Fake(), config(poisons=20), None)
+    defence.SPEC.run(Fake(), config(poisons=20), None)
     assert made["name"] == f"spectre {defence.SPEC.version}" and made["settings"]["poisons"] == 20
     assert (made["rule"](federated_round()[0]).weights == 0).sum() == 9

@@ -17,7 +17,7 @@ from redteam.core.config import build, to_json
 from redteam.core.context import Context
 from redteam.core.device import Device
 from redteam.core.seeding import SeedPath
-from redteam.core.types import Preset, Spec, TargetKind
+from redteam.core.types import Spec, TargetKind
 from redteam.data.nouns import DatasetFacts, ImageDataset, ImageSet
 from redteam.learn import models
 from redteam.learn.nouns import Classifier
@@ -224,6 +224,5 @@ SPEC = Spec(
     version="1",
     config=FederationConfig,
     run=make,
-    presets={"default": Preset(config=FederationConfig())},
     source="wang2022shadow",
 )
