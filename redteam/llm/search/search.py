@@ -38,15 +38,12 @@ class Objective(Protocol):
 
     def __call__(self, candidates: Sequence[Ids], bound: float, parents: Sequence[Loss | None]) -> list[Loss]:
         """One loss a candidate; those above `bound` may be cut short."""
-        ...
 
     def confirm(self, candidate: Ids) -> bool:
         """Whether the target, asked afresh, does what it is to do."""
-        ...
 
     def spent(self) -> tuple[int, int, float]:
         """Requests, tokens and US dollars that the target has taken so far."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -37,11 +37,9 @@ class Minimiser(Protocol):
 
     def minimise(self, needs: Sequence[Need]) -> list[Minimised]:
         """One decision for each trusted context with its user's data, in order."""
-        ...
 
     def fingerprint(self) -> dict[str, Any]:
         """What decides its answers."""
-        ...
 
 
 @dataclass(frozen=True)

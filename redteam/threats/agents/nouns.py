@@ -257,15 +257,12 @@ class Agent(Protocol):
     @property
     def kind(self) -> TargetKind:
         """`agent`."""
-        ...
 
     def reply(self, dialogues: Sequence[Dialogue]) -> list[AgentReply]:
         """The next message in each conversation, in order. Stateless: all that counts is in the dialogue."""
-        ...
 
     def fingerprint(self) -> dict[str, Any]:
         """What decides its answers. No secret."""
-        ...
 
 
 # ok: usable at once; repaired: after it was asked again; malformed: never; error: the model gave no answer.
@@ -288,7 +285,6 @@ class Minimising(Protocol):
 
     def minimise(self, needs: Sequence[tuple[TrustedContext, Mapping[str, str]]]) -> list[Minimised]:
         """For each trusted context and the user's data, what remains."""
-        ...
 
 
 def minimising(agent: object) -> Minimising | None:
