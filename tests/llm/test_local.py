@@ -321,12 +321,12 @@ def test_tokenizers_that_put_a_space_in_front(tmp_path, template, rendered):
         source = source.replace("{A: }" if space else "{A}", answer)
     path = save(tmp_path, space_tokenizer(), template=source)
     chat, raw = make(path, template="chat"), make(path)
-    ids = chat._text.tokenizer(rendered, add_special_tokens=False)["input_ids"]
-    assert chat.encode("the fox") == ids and chat._text.faithful
+    ids = chat.text.tokenizer(rendered, add_special_tokens=False)["input_ids"]
+    assert chat.encode("the fox") == ids and chat.text.faithful
     lead = " " if "{A: }" in template else ""
-    whole = chat._text.tokenizer(rendered + lead + "over", add_special_tokens=False)["input_ids"]
+    whole = chat.text.tokenizer(rendered + lead + "over", add_special_tokens=False)["input_ids"]
     assert chat.encode("the fox") + chat.target_ids("over") == whole
-    whole = raw._text.tokenizer("the quick fox", add_special_tokens=False)["input_ids"]
+    whole = raw.text.tokenizer("the quick fox", add_special_tokens=False)["input_ids"]
     assert raw.encode("the quick") + raw.target_ids("fox") == whole
     assert raw.target_ids("fox") == raw.target_ids(" fox")
 
@@ -520,7 +520,7 @@ def test_equal_weights_are_loaded_once(folder, tmp_path):
     for file in folder.iterdir():
         (copy / file.name).write_bytes(file.read_bytes())
     a, b = make(folder), make(copy, template="chat", role="proxy")
-    assert a._net is b._net and a.fingerprint()["content"] == b.fingerprint()["content"]
+    assert a.network is b.network and a.fingerprint()["content"] == b.fingerprint()["content"]
 
 
 def test_the_fingerprint_tells_apart_what_answers_differently(folder, tmp_path):

@@ -82,11 +82,7 @@ class RandomMinimiser:
 
 
 def _told(context: TrustedContext) -> list[str]:
-    task = context.task
-    lines = [f"Task: {task.name}. {task.description}"]
-    lines += [context.note] if context.note else []
-    lines += [f"The user says: {task.directive}"] if task.directive else []
-    return [*lines, f"The assistant will talk to: {task.recipient}."]
+    return [*context.told(), f"The assistant will talk to: {context.task.recipient}."]
 
 
 def prompt(need: Need, words: Mapping[str, str], *, values: bool) -> tuple[Message, ...]:
