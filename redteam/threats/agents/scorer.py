@@ -132,8 +132,7 @@ def measure(
     inner = nouns.minimising(agent)
     minimised = _minimised(dataset, artifact.scripts, inner) if inner is not None else None
     transcripts = player(agent, dataset, artifact.scripts, ctx)
-    # Without verdicts, which `rescore` makes in any case.
-    evidence = _tables(dataset, artifact.scripts, transcripts, minimised)
+    evidence = tables_of(dataset, artifact.scripts, transcripts, minimised)
     if settings.judge is not None:
         evidence |= judged_by(settings.judge, dataset, {**evidence, "verdicts": metrics.verdicts(evidence)})
     return rescore(artifact, evidence)
@@ -160,16 +159,6 @@ def tables_of(
     minimised: pd.DataFrame | None = None,
 ) -> dict[str, pd.DataFrame]:
     """The evidence; `rescore` adds the verdicts. Facts are of all users: others' values measure false matches."""
-    tables = _tables(dataset, scripts, transcripts, minimised)
-    return {**tables, "verdicts": metrics.verdicts(tables)}
-
-
-def _tables(
-    dataset: nouns.AgentDataset,
-    scripts: Sequence[nouns.Script],
-    transcripts: pd.DataFrame,
-    minimised: pd.DataFrame | None,
-) -> dict[str, pd.DataFrame]:
     asked = [(q.id, q.profile, q.task, q.field) for q in (s.question for s in scripts)]
     held = [
         (

@@ -115,10 +115,7 @@ def _probes(
     rows = []
     for victim, one in enumerate(fitted):
         found = probes.probe(one.network, x, y, norm, uniform(ctx.seeds.child("probe", victim), x.device))
-        found += [
-            ("target-labels-used", float(_told(defended)), 0),
-            ("replayed", float(replayed), 0),
-        ]
+        found += [("target-labels-used", float(_told(defended)), 0), ("replayed", float(replayed), 0)]
         rows += [(victim, *row) for row in found]
     return pd.DataFrame(rows, columns=list(probes.PROBE_COLUMNS))
 
