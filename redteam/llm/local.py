@@ -63,7 +63,7 @@ def _text(source: Source, template: Template, system: str | None, stops: frozens
     return open_text(load_tokenizer(source), template, system, stops=stops, size=size)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class LocalModel:
     """A network behind its template. A `redteam.llm.language.LanguageModel`; see there for each method.
 

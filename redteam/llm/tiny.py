@@ -95,7 +95,7 @@ def open_tiny(options: ModelOptions, ctx: Context, role: str = "target") -> Tiny
     return TinyModel(load_network(ctx.device.name), options, ctx, role)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class TinyModel:
     """The embedded network behind its template. A `redteam.llm.language.LanguageModel`; see there."""
 

@@ -62,10 +62,6 @@ def _rate(target: AgentTarget) -> float:
     return len(few) / max(time.perf_counter() - start, 1e-6)
 
 
-def _content(text: str) -> str:
-    return "" if text == RULES else content_named(text)
-
-
 def _enforce(
     artifact: Scripts, config: Mapping[str, Any], access: Sequence[str], target: AgentTarget
 ) -> None:
@@ -96,7 +92,8 @@ AGENT = TargetType(
         "model": "target", "template": "template", "interface": "interface", "profiles": "profiles",
         "tasks": "tasks", "fields": "fields", "judge": "judge",
     },
-    load=lambda name, source: load_agents(name), configure=configure, pinned=pinned, content=_content,
+    load=lambda name, source: load_agents(name), configure=configure, pinned=pinned,
+    content=lambda text: "" if text == RULES else content_named(text),
     enforce=_enforce, score=_score, rescore=rescore, work=_work, report="redteam.threats.agents.report:render",
     pairing=Pairing(difference=_difference),
     layout=Layout(

@@ -11,7 +11,6 @@ from redteam.core.context import Context
 from redteam.core.record import Cell
 from redteam.core.scored import Scored
 from redteam.core.threat import Layout, TargetType, Tiny, Work
-from redteam.core.types import Spec
 from redteam.data.nouns import TextDataset
 from redteam.data.texts import load_texts
 from redteam.threats.moderation.artifact import Suffixes
@@ -19,10 +18,6 @@ from redteam.threats.moderation.scorer import ScoreSettings, enforce, measure, r
 from redteam.threats.moderation.target import SPEC, ModerationTarget, configure, make, pinned
 
 _COUNT: dict[str, Callable[[str], Sequence[Any]]] = {"words": str.split, "characters": list}
-
-
-def _wrap(target: ModerationTarget, spec: Spec, config: Any, ctx: Context) -> ModerationTarget:
-    return target.behind(spec.run(target.classifier, config, ctx))
 
 
 def _score(
@@ -73,7 +68,8 @@ def _use(target: ModerationTarget, ctx: Context) -> None:
 TEXT_CLASSIFIER = TargetType(
     spec=SPEC, artifact=Suffixes, dataset="moderated-topics", prefix="target-",
     flags={"model": "target", "strings": "strings"}, load=lambda name, source: load_texts(name),
-    configure=configure, pinned=pinned, wrap=_wrap, enforce=_enforce, score=_score, rescore=rescore, work=_work,
+    configure=configure, pinned=pinned, enforce=_enforce, score=_score, rescore=rescore, work=_work,
+    wrap=lambda target, spec, config, ctx: target.behind(spec.run(target.classifier, config, ctx)),
     report="redteam.threats.moderation.report:render",
     layout=Layout(
         columns=("evasion", "base_evasion", "random_evasion", "evasion_lift"), budget="max_queries"

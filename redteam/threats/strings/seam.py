@@ -16,7 +16,6 @@ from redteam.core.pairing import Pairing
 from redteam.core.record import Cell
 from redteam.core.scored import Scored
 from redteam.core.threat import Layout, TargetType, Tiny, Work
-from redteam.core.types import Spec
 from redteam.data.nouns import TextDataset
 from redteam.data.texts import load_texts
 from redteam.llm.language import Sampling
@@ -28,10 +27,6 @@ from redteam.threats.strings.target import SPEC, LanguageTarget, configure, make
 
 Tables = Mapping[str, pd.DataFrame]
 _REMOTE = ("openai", "llama")
-
-
-def _wrap(target: LanguageTarget, spec: Spec, config: Any, ctx: Context) -> LanguageTarget:
-    return target.behind(spec.run(target.model, config, ctx))
 
 
 def _score(
@@ -102,7 +97,8 @@ LANGUAGE_MODEL = TargetType(
         "target_tokens": "target-tokens",
     },
     load=lambda name, source: load_texts(name), configure=configure, pinned=pinned, content=content_named,
-    wrap=_wrap, enforce=_enforce, score=_score, rescore=rescore, work=_work,
+    wrap=lambda target, spec, config, ctx: target.behind(spec.run(target.model, config, ctx)),
+    enforce=_enforce, score=_score, rescore=rescore, work=_work,
     report="redteam.threats.strings.report:render",
     pairing=Pairing(difference=lambda ours, theirs: {"success": paired(ours, theirs)}), offers=metrics,
     layout=Layout(
