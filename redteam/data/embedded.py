@@ -14,9 +14,9 @@ import numpy as np
 from redteam.core.errors import DataError
 from redteam.data.facts import LAPTOP_RECIPE, customary_facts
 from redteam.data.labels import DIGITS, FASHION
+from redteam.data.moderated import EMBEDDED_DIR, read_checked
 from redteam.data.nouns import DatasetFacts, ImageDataset, ImageSet
 
-EMBEDDED_DIR = Path(__file__).parent / "embedded"
 MANIFEST = "manifest.json"
 
 # mean and std: computed by facts.channel_stats from the 60,000 training images as shipped.
@@ -69,19 +69,8 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     return files
 
 
-def _read_checked(folder: Path, name: str, files: dict[str, Any]) -> np.ndarray:
-    path = folder / name
-    try:
-        data = path.read_bytes()
-        expected = files[name]["sha256"]
-    except (OSError, KeyError) as error:
-        raise DataError(f"embedded file {path} is missing; reinstall redteam") from error
-    found = hashlib.sha256(data).hexdigest()
-    if found != expected:
-        raise DataError(
-            f"embedded file {path} was changed: expected sha256 {expected}, got {found}; reinstall redteam"
-        )
-    return unpack(data)
+def _read(folder: Path, name: str, files: dict[str, Any]) -> np.ndarray:
+    return unpack(read_checked(folder / name, files.get(name, {}).get("sha256", "none")))
 
 
 def load_fashion14(folder: Path = EMBEDDED_DIR, rows: int | None = None) -> ImageDataset:
@@ -93,8 +82,8 @@ def load_fashion14(folder: Path = EMBEDDED_DIR, rows: int | None = None) -> Imag
     files = _read_manifest(folder)
     sets = {}
     for split in ("train", "test"):
-        images = _read_checked(folder, f"{split}-images.npy.xz", files)
-        labels = _read_checked(folder, f"{split}-labels.npy.xz", files)
+        images = _read(folder, f"{split}-images.npy.xz", files)
+        labels = _read(folder, f"{split}-labels.npy.xz", files)
         kept = slice(rows if split == "train" else None)
         sets[split] = ImageSet(images[kept, ..., None], labels[kept].astype(np.int64), FASHION)
     return ImageDataset(

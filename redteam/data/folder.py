@@ -97,10 +97,7 @@ def require_same_classes(
     if set(train) != set(test):
         only = [
             f"only in {folder}: {', '.join(sorted(here - there))}"
-            for folder, here, there in (
-                (train_dir, set(train), set(test)),
-                (test_dir, set(test), set(train)),
-            )
+            for folder, here, there in ((train_dir, set(train), set(test)), (test_dir, set(test), set(train)))
             if here - there
         ]
         raise DataError(f"{what} classes differ; {'; '.join(only)}")

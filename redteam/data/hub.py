@@ -15,17 +15,10 @@ import pyarrow.parquet as pq
 
 from redteam.core.errors import DataError
 from redteam.core.files import atomic_dir
+from redteam.data import parquet
 from redteam.data.access import Access, Origin, downloading
 from redteam.data.facts import computed_facts
 from redteam.data.nouns import ImageDataset, ImageSet
-from redteam.data.parquet import (
-    IMAGE_COLUMNS,
-    LABEL_COLUMNS,
-    TEST_PREFIXES,
-    Shards,
-    find_shards,
-    read_parquet,
-)
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _BATCH = 1024
@@ -41,7 +34,7 @@ def load_hf(name: str, access: Access) -> ImageDataset:
     place = name.removeprefix("hf:")
     folder = Path(place).expanduser()
     if place and folder.is_dir():
-        shards = find_shards(folder)
+        shards = parquet.find_shards(folder)
         if shards is None:
             raise DataError(f"expected train-*.parquet and test-*.parquet (or validation-*) in {folder}")
         return _dataset(name, shards, f"Hugging Face Parquet folder {folder.resolve().name}")
@@ -50,8 +43,8 @@ def load_hf(name: str, access: Access) -> ImageDataset:
     return _dataset(name, _hub_copy(name, place, access), f"Hugging Face hub, {place}")
 
 
-def _dataset(name: str, shards: Shards, origin: str) -> ImageDataset:
-    content = read_parquet(shards)
+def _dataset(name: str, shards: parquet.Shards, origin: str) -> ImageDataset:
+    content = parquet.read_parquet(shards)
     counts = f"{len(content.train_labels):,} training and {len(content.test_labels):,} test images"
     top = max(content.train_labels.max(), content.test_labels.max())
     classes = content.classes or tuple(str(label) for label in range(int(top) + 1))
@@ -65,10 +58,10 @@ def _dataset(name: str, shards: Shards, origin: str) -> ImageDataset:
     )
 
 
-def _hub_copy(name: str, hub_id: str, access: Access) -> Shards:
+def _hub_copy(name: str, hub_id: str, access: Access) -> parquet.Shards:
     """The local Parquet copy of a hub data set, made first if that is allowed."""
     copy = access.data_dir / "hub" / hub_id.replace("/", "--")
-    shards = find_shards(copy)
+    shards = parquet.find_shards(copy)
     if shards is not None:
         return shards
     if access.download and not access.offline and importlib.util.find_spec("datasets") is None:
@@ -77,7 +70,7 @@ def _hub_copy(name: str, hub_id: str, access: Access) -> Shards:
     access.permit(name, page, f"a folder {hub_id} and hub/{copy.name}/train-*.parquet")
     with atomic_dir(copy) as partial, downloading(name):
         _export(hub_id, partial)
-    shards = find_shards(copy)
+    shards = parquet.find_shards(copy)
     if shards is None:
         raise DataError(f"{copy} exists and holds no complete copy of '{hub_id}': delete it and try again")
     return shards
@@ -88,7 +81,7 @@ def _export(hub_id: str, into: Path) -> None:
     datasets = importlib.import_module("datasets")
     with tempfile.TemporaryDirectory(dir=into, prefix="cache-") as cache:
         splits = datasets.load_dataset(hub_id, cache_dir=cache)
-        test = next((split for split in TEST_PREFIXES if split in splits), None)
+        test = next((split for split in parquet.TEST_PREFIXES if split in splits), None)
         if "train" not in splits or test is None:
             raise DataError(f"expected splits train and test in '{hub_id}', got {', '.join(splits)}")
         for split, source in (("train", splits["train"]), ("test", splits[test])):
@@ -98,12 +91,12 @@ def _export(hub_id: str, into: Path) -> None:
 def _write_split(datasets: Any, hub_id: str, rows: Any, path: Path) -> None:
     """Write one split's encoded images, labels and class names."""
     columns = list(rows.column_names)
-    image = next((c for c in IMAGE_COLUMNS if c in columns), None)
-    label = next((c for c in LABEL_COLUMNS if c in columns), None)
+    image = next((c for c in parquet.IMAGE_COLUMNS if c in columns), None)
+    label = next((c for c in parquet.LABEL_COLUMNS if c in columns), None)
     if image is None or label is None:
         raise DataError(
-            f"'{hub_id}': expected a column {' or '.join(IMAGE_COLUMNS)} and a column "
-            f"{' or '.join(LABEL_COLUMNS)}, got {', '.join(columns)}"
+            f"'{hub_id}': expected a column {' or '.join(parquet.IMAGE_COLUMNS)} and a column "
+            f"{' or '.join(parquet.LABEL_COLUMNS)}, got {', '.join(columns)}"
         )
     names = getattr(rows.features[label], "names", None)
     features = {"info": {"features": {"image": {"_type": "Image"}, "label": {"names": names}}}}

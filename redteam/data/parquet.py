@@ -84,9 +84,7 @@ def read_parquet(shards: Shards, label_columns: Sequence[str] = LABEL_COLUMNS) -
     bundle = cached(key, lambda: _decode_all(shards, label_columns))
     names = bundle.info["classes"]
     return ParquetImages(
-        **bundle.arrays,
-        classes=None if names is None else tuple(names),
-        lossy=bool(bundle.info["lossy"]),
+        **bundle.arrays, classes=None if names is None else tuple(names), lossy=bool(bundle.info["lossy"])
     )
 
 

@@ -16,7 +16,7 @@ from redteam.data.torchvision_files import Arrays, fetch, is_present, read
 _LOG = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class _Standard:
     """One set. shape: (H, W, C). rows: official counts of training and test images.
 
@@ -33,82 +33,40 @@ class _Standard:
     labels: tuple[str, ...] = ("label",)
 
 
-_CIFAR = "the University of Toronto (https://www.cs.toronto.edu/~kriz/cifar.html)"
-_CIFAR_LICENCE = "none stated; cite Krizhevsky 2009"
+def _cifar(title: str, megabytes: int, layout: str, classes: tuple[str, ...], *labels: str) -> _Standard:
+    """One of the three sets of the University of Toronto: 32 x 32 pixels, 60,000 images."""
+    who = "the University of Toronto (https://www.cs.toronto.edu/~kriz/cifar.html)"
+    licence, counts = "none stated; cite Krizhevsky 2009", (50_000, 10_000)
+    return _Standard(
+        title, Origin(who=who, megabytes=megabytes), layout, classes, (32, 32, 3), counts, licence, labels
+    )
+
+
+_ZALANDO = "Zalando Research (https://github.com/zalandoresearch/fashion-mnist)"
+_LECUN = "PyTorch's mirror of Yann LeCun's page (http://yann.lecun.com/exdb/mnist/)"
+_STANFORD = "Stanford University (http://ufldl.stanford.edu/housenumbers/)"
+_LIBSVM = "LIBSVM's page (https://www.csie.ntu.edu.tw/~cjlin/libsvmtools/datasets/)"
 
 _STANDARD = {
-    "cifar10": _Standard(
-        title="CIFAR-10",
-        origin=Origin(who=_CIFAR, megabytes=171),
-        layout="cifar-10-batches-py/",
-        classes=CIFAR10,
-        shape=(32, 32, 3),
-        rows=(50_000, 10_000),
-        licence=_CIFAR_LICENCE,
-    ),
-    "cifar100": _Standard(
-        title="CIFAR-100",
-        origin=Origin(who=_CIFAR, megabytes=169),
-        layout="cifar-100-python/",
-        classes=CIFAR100,
-        shape=(32, 32, 3),
-        rows=(50_000, 10_000),
-        licence=_CIFAR_LICENCE,
-        labels=("fine_label", "label"),
-    ),
-    "cifar20": _Standard(
-        title="CIFAR-100 with coarse labels",
-        origin=Origin(who=_CIFAR, megabytes=169),
-        layout="cifar-100-python/",
-        classes=CIFAR20,
-        shape=(32, 32, 3),
-        rows=(50_000, 10_000),
-        licence=_CIFAR_LICENCE,
-        labels=("coarse_label",),
-    ),
+    "cifar10": _cifar("CIFAR-10", 171, "cifar-10-batches-py/", CIFAR10, "label"),
+    "cifar100": _cifar("CIFAR-100", 169, "cifar-100-python/", CIFAR100, "fine_label", "label"),
+    "cifar20": _cifar("CIFAR-100 with coarse labels", 169, "cifar-100-python/", CIFAR20, "coarse_label"),
     "fashion-mnist": _Standard(
-        title="Fashion-MNIST",
-        origin=Origin(
-            who="Zalando Research (https://github.com/zalandoresearch/fashion-mnist)", megabytes=31
-        ),
-        layout="FashionMNIST/raw/",
-        classes=FASHION,
-        shape=(28, 28, 1),
-        rows=(60_000, 10_000),
-        licence="MIT, Copyright (c) 2017 Zalando SE",
+        "Fashion-MNIST", Origin(who=_ZALANDO, megabytes=31), "FashionMNIST/raw/", FASHION, (28, 28, 1),
+        (60_000, 10_000), "MIT, Copyright (c) 2017 Zalando SE",
     ),
     "mnist": _Standard(
-        title="MNIST",
-        origin=Origin(
-            who="PyTorch's mirror of Yann LeCun's page (http://yann.lecun.com/exdb/mnist/)", megabytes=12
-        ),
-        layout="MNIST/raw/",
-        classes=DIGITS,
-        shape=(28, 28, 1),
-        rows=(60_000, 10_000),
-        licence="CC BY-SA 3.0",
+        "MNIST", Origin(who=_LECUN, megabytes=12), "MNIST/raw/", DIGITS, (28, 28, 1), (60_000, 10_000), "CC BY-SA 3.0",
     ),
     "svhn": _Standard(
-        title="SVHN, cropped digits",
-        origin=Origin(who="Stanford University (http://ufldl.stanford.edu/housenumbers/)", megabytes=246),
-        layout="train_32x32.mat and test_32x32.mat",
-        classes=DIGITS,
-        shape=(32, 32, 3),
-        rows=(73_257, 26_032),
-        licence="non-commercial use only",
+        "SVHN, cropped digits", Origin(who=_STANFORD, megabytes=246), "train_32x32.mat and test_32x32.mat", DIGITS,
+        (32, 32, 3), (73_257, 26_032), "non-commercial use only",
     ),
     "usps": _Standard(
-        title="USPS",
-        origin=Origin(
-            who="LIBSVM's page (https://www.csie.ntu.edu.tw/~cjlin/libsvmtools/datasets/)", megabytes=8
-        ),
-        layout="usps.bz2 and usps.t.bz2",
-        classes=DIGITS,
-        shape=(16, 16, 1),
-        rows=(7_291, 2_007),
-        licence="none stated",
+        "USPS", Origin(who=_LIBSVM, megabytes=8), "usps.bz2 and usps.t.bz2", DIGITS, (16, 16, 1), (7_291, 2_007),
+        "none stated",
     ),
-}
+}  # fmt: skip
 
 
 def load_standard(name: str, access: Access, *, want_lossy: bool = False) -> ImageDataset:

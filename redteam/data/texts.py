@@ -99,7 +99,7 @@ def _from_file(name: str, path: Path) -> TextDataset:
     }  # fmt: skip
     if path.suffix.lower() not in readers:
         raise DataError(f"'{name}': expected a file that ends in {', '.join(FILES)}, got '{path.name}'")
-    rows = readers[path.suffix.lower()](path, _read(path))
+    rows = readers[path.suffix.lower()](path, read_text(path, "file:PATH with the path of a list"))
     rows = [(given, text.strip()) for given, text in rows if text.strip()]
     for _, text in rows:
         if any("\ud800" <= c <= "\udfff" for c in text):
@@ -136,11 +136,12 @@ def _ids(path: Path, given: Sequence[str | None]) -> tuple[str, ...]:
     return out
 
 
-def _read(path: Path) -> str:
+def read_text(path: Path, wanted: str) -> str:
+    """A UTF-8 file. wanted: what was to be given. Raises DataError: missing, not readable, or not UTF-8."""
     try:
         return path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
-        raise DataError(f"there is no file {path}; expected file:PATH with the path of a list") from None
+        raise DataError(f"there is no file {path}; expected {wanted}") from None
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError as error:

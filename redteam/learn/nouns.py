@@ -34,7 +34,6 @@ class Classifier(Protocol):
 
     def logits(self, images: np.ndarray) -> np.ndarray:
         """images: (N, H, W, C) uint8. Returns (N, K) float32."""
-        ...
 
 
 Layer = Literal["penultimate", "spatial"]
@@ -46,4 +45,3 @@ class Featured(Protocol):
 
     def features(self, images: np.ndarray, layer: Layer = "penultimate") -> np.ndarray:
         """images: (N, H, W, C) uint8. Returns (N, D) float32."""
-        ...

@@ -103,11 +103,9 @@ class State(Protocol):
 
     def snapshot(self, replica: int = 0) -> tuple[Tensors, Tensors]:
         """Copies of the parameters and of the momentum buffers (zeros before the first step)."""
-        ...
 
     def predict(self, images: torch.Tensor, facts: DatasetFacts) -> torch.Tensor:
         """Logits (N, K) of images (N, H, W, C) uint8 under the first replica as it is, in evaluation mode."""
-        ...
 
 
 Hook = Callable[[State], None]

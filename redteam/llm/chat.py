@@ -8,14 +8,14 @@ With template = raw, and behind a defence of prompts, the conversation is writte
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Generic, TypeVar
 
 from redteam.core.context import Context
 from redteam.core.errors import CapabilityError
 from redteam.llm.chat_tools import call_text
-from redteam.llm.language import LanguageModel, Sampling
+from redteam.llm.language import Completion, Finish, LanguageModel, Sampling
 from redteam.llm.messages import ChatModel, Message, Said, Tool
 from redteam.llm.opening import open_model
 from redteam.llm.options import ModelOptions
@@ -28,6 +28,9 @@ _NATIVE = {
     "openai": ("redteam.llm.chat_endpoint", "EndpointChat"),
 }
 _ROLES = {"system": "System", "user": "User", "assistant": "Assistant", "tool": "Tool"}
+
+
+M = TypeVar("M", bound=LanguageModel)
 
 
 def open_chat(options: ModelOptions, ctx: Context, role: str = "target") -> ChatModel:
@@ -45,6 +48,19 @@ def open_chat(options: ModelOptions, ctx: Context, role: str = "target") -> Chat
     module, name = _NATIVE[options.backend]
     chat: ChatModel = getattr(importlib.import_module(module), name)(model)
     return chat
+
+
+class InTurns(Generic[M]):
+    """What the chats of all backends begin with. model: opened with template = chat."""
+
+    def __init__(self, model: M) -> None:
+        if model.template != "chat":
+            raise CapabilityError("conversations in the model's own turns need template = 'chat'")
+        self.model = model
+
+    def fingerprint(self) -> dict[str, Any]:
+        """The model's own, and that it gets messages as turns."""
+        return {**self.model.fingerprint(), "conversations": "native"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,21 +83,8 @@ class Flattened:
             )
         wrong = [problem(c) for c in conversations]
         prompts = [flatten(c) for c, w in zip(conversations, wrong, strict=True) if not w]
-        answers = iter(self.model.generate(prompts, sampling) if prompts else [])
-        out = []
-        for message in wrong:
-            if message:
-                out.append(Said(text="", finish="error", message=message))
-                continue
-            answer = next(answers)
-            text, cut = _first_turn(answer.text)
-            out.append(
-                Said(
-                    text=text, finish="stop" if cut and answer.finish == "length" else answer.finish,
-                    tokens_in=answer.tokens_in, tokens_out=answer.tokens_out, message=answer.message,
-                )
-            )  # fmt: skip
-        return out
+        answers = self.model.generate(prompts, sampling) if prompts else []
+        return in_order(wrong, map(_first_turn, answers))
 
     def fingerprint(self) -> dict[str, Any]:
         """The model's own, and that conversations are flattened."""
@@ -97,10 +100,24 @@ def flatten(conversation: Sequence[Message]) -> str:
     return "\n".join([*lines, "Assistant:"])
 
 
-def _first_turn(text: str) -> tuple[str, bool]:
-    """The answer without the white space round it, up to the next turn, and whether one was cut off."""
+def said_of(answer: Completion) -> Said:
+    """A completion as what was said."""
+    return Said(**asdict(answer))
+
+
+def _first_turn(answer: Completion) -> Said:
+    """The answer without the white space round it, up to the next turn."""
+    text = answer.text
     found = [at for name in _ROLES.values() if (at := text.find(f"\n{name}:")) >= 0]
-    return text[: min(found)].strip() if found else text.strip(), bool(found)
+    cut = text[: min(found)] if found else text
+    finish: Finish = "stop" if found and answer.finish == "length" else answer.finish
+    return replace(said_of(answer), text=cut.strip(), finish=finish)
+
+
+def in_order(wrong: Sequence[str], said: Iterable[Said]) -> list[Said]:
+    """What was said in the conversations that have no problem, and an error in place of the others."""
+    rest = iter(said)
+    return [Said(text="", finish="error", message=w) if w else next(rest) for w in wrong]
 
 
 def problem(conversation: Sequence[Message]) -> str:

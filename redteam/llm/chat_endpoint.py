@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
 
 from redteam.core.errors import CapabilityError, ConfigError
-from redteam.llm.chat import problem, with_system
+from redteam.llm.chat import InTurns, in_order, problem, with_system
 from redteam.llm.chat_text import ChatText
 from redteam.llm.chat_tools import check_tools, parse_calls
 from redteam.llm.endpoint import Endpoint
@@ -22,13 +21,8 @@ from redteam.llm.messages import Message, Said, Tool
 from redteam.llm.replies import Ask, Reply
 
 
-class EndpointChat:
+class EndpointChat(InTurns[Endpoint]):
     """An endpoint as a `redteam.llm.messages.ChatModel`. model: opened with template = chat."""
-
-    def __init__(self, model: Endpoint) -> None:
-        if model.template != "chat":
-            raise CapabilityError("conversations in the model's own turns need template = 'chat'")
-        self.model = model
 
     def chat(
         self, conversations: Sequence[Sequence[Message]], sampling: Sampling, tools: Sequence[Tool] = ()
@@ -46,18 +40,10 @@ class EndpointChat:
         check_tools(tools)
         talks = [with_system(c, self.model.options.system) for c in conversations]
         asks: list[Ask | str] = [self._ask(c, sampling, tools) for c in talks]
-        replies = iter(self.model.ask([a for a in asks if isinstance(a, Ask)]))
-        out = []
-        for talk, ask in zip(talks, asks, strict=True):
-            if isinstance(ask, str):
-                out.append(Said(text="", finish="error", message=ask))
-            else:
-                out.append(self._said(talk, next(replies), tools))
-        return out
-
-    def fingerprint(self) -> dict[str, Any]:
-        """The model's own, and that it gets messages as turns."""
-        return {**self.model.fingerprint(), "conversations": "native"}
+        replies = self.model.ask([a for a in asks if isinstance(a, Ask)])
+        asked = (talk for talk, ask in zip(talks, asks, strict=True) if isinstance(ask, Ask))
+        said = (self._said(talk, reply, tools) for talk, reply in zip(asked, replies, strict=True))
+        return in_order(["" if isinstance(ask, Ask) else ask for ask in asks], said)
 
     def close(self) -> None:
         """Drop the connections; stop the server if it is ours."""

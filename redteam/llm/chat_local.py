@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from redteam.core.errors import CapabilityError
-from redteam.llm.chat import problem, with_system
+from redteam.llm.chat import InTurns, problem, with_system
 from redteam.llm.chat_plan import Run, plan_runs
 from redteam.llm.chat_text import ChatText
 from redteam.llm.chat_tools import as_dicts, check_tools, parse_calls
@@ -27,13 +26,8 @@ if TYPE_CHECKING:
     from redteam.llm.local_decode import Answer
 
 
-class LocalChat:
+class LocalChat(InTurns[LocalModel]):
     """A local model as a `redteam.llm.messages.ChatModel`. model: opened with template = chat."""
-
-    def __init__(self, model: LocalModel) -> None:
-        if model.template != "chat":
-            raise CapabilityError("conversations in the model's own turns need template = 'chat'")
-        self.model = model
 
     def chat(
         self, conversations: Sequence[Sequence[Message]], sampling: Sampling, tools: Sequence[Tool] = ()
@@ -63,7 +57,9 @@ class LocalChat:
         answers = {n: Answer(chooser(sampling, n)) for n in distinct}
         for batch in batches:
             mine = [distinct[k] for run in batch for k in run.rows]
-            with self._reserved({n: rows[n] for n in mine}, times, most, [answers[n] for n in mine]):
+            with self.model.reserved(
+                {n: len(rows[n]) for n in mine}, times, most, [answers[n] for n in mine]
+            ):
                 self._decode(batch, [rows[n] for n in distinct], [answers[n] for n in distinct], most)
         for name, answer in answers.items():
             text = self.model.detokenize(answer.ids)
@@ -75,10 +71,6 @@ class LocalChat:
                 tokens_out=answer.spent,
             )  # fmt: skip
         return [found[n] for n in names]
-
-    def fingerprint(self) -> dict[str, Any]:
-        """The model's own, and that it gets messages as turns."""
-        return {**self.model.fingerprint(), "conversations": "native"}
 
     # ------------------------------------------------------------ inside
 
@@ -144,25 +136,6 @@ class LocalChat:
                 net, [rows[k] for k in order], [answers[k] for k in order], last,
                 stacked(caches) if net.caches else None, stops=stops, most=most,
             )  # fmt: skip
-
-    @contextmanager
-    def _reserved(
-        self, rows: Mapping[str, Ids], times: Mapping[str, int], most: int, answers: Sequence[Answer]
-    ) -> Iterator[None]:
-        """Book a batch at the most it can take, then at what it took."""
-        ctx, role = self.model.bill
-        ctx.limits.check_time()
-        queries = sum(times[n] for n in rows)
-        tokens_in = sum(times[n] * len(ids) for n, ids in rows.items())
-        ticket = ctx.ledger.reserve(
-            model=self.model.options.model, role=role, queries=queries, tokens_in=tokens_in,
-            tokens_out=queries * most, free=True,
-        )  # fmt: skip
-        try:
-            yield
-        finally:
-            spent = sum(times[n] * a.spent for n, a in zip(rows, answers, strict=True))
-            ctx.ledger.settle(ticket, tokens_in=tokens_in, tokens_out=spent)
 
 
 def _name(talk: Sequence[Message], tools: Sequence[Tool]) -> str:

@@ -4,25 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from redteam.core.errors import CapabilityError
 from redteam.core.hashing import canonical_json
-from redteam.llm.chat import problem, with_system
-from redteam.llm.language import Sampling
+from redteam.llm.chat import InTurns, in_order, problem, said_of, with_system
+from redteam.llm.language import Completion, Sampling
 from redteam.llm.messages import Message, Said, Tool
 from redteam.llm.tiny import ASSISTANT, END, SYSTEM, USER, TinyModel, to_bytes
 
 _TURNS = {"system": SYSTEM, "user": USER, "assistant": ASSISTANT}
 
 
-class TinyChat:
+class TinyChat(InTurns[TinyModel]):
     """The embedded model as a `redteam.llm.messages.ChatModel`. It was trained on one question at a time."""
-
-    def __init__(self, model: TinyModel) -> None:
-        if model.template != "chat":
-            raise CapabilityError("conversations in the model's own turns need template = 'chat'")
-        self.model = model
 
     def chat(
         self, conversations: Sequence[Sequence[Message]], sampling: Sampling, tools: Sequence[Tool] = ()
@@ -44,31 +38,17 @@ class TinyChat:
         names = [canonical_json([[m.role, m.content] for m in c]) for c in good]
         room = max(self.model.window - max(sampling.max_tokens, 1), self.model.window // 2)
         cut = [_end(ids, room) for ids in rows]
-        answers = iter(zip(rows, cut, self.model.answer(cut, names, sampling), strict=True))
-        out = []
-        for message in wrong:
-            if message:
-                out.append(Said(text="", finish="error", message=message))
-                continue
-            whole, sent, a = next(answers)
-            said = Said(
-                text=a.text,
-                finish=a.finish,
-                tokens_in=a.tokens_in,
-                tokens_out=a.tokens_out,
-                message=a.message,
-            )
-            if len(sent) < len(whole):
-                said = replace(
-                    said, message=f"{len(whole)} tokens exceed the model's window of {self.model.window}, less "
-                    f"room for an answer: it saw the last {len(sent)}",
-                )  # fmt: skip
-            out.append(said)
-        return out
+        answers = self.model.answer(cut, names, sampling)
+        return in_order(wrong, map(self._said, rows, cut, answers))
 
-    def fingerprint(self) -> dict[str, Any]:
-        """The model's own, and that it gets messages as turns."""
-        return {**self.model.fingerprint(), "conversations": "native"}
+    def _said(self, whole: Sequence[int], sent: Sequence[int], answer: Completion) -> Said:
+        said = said_of(answer)
+        if len(sent) == len(whole):
+            return said
+        return replace(
+            said, message=f"{len(whole)} tokens exceed the model's window of {self.model.window}, less "
+            f"room for an answer: it saw the last {len(sent)}",
+        )  # fmt: skip
 
 
 def turns(conversation: Sequence[Message]) -> list[int]:

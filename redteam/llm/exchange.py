@@ -120,7 +120,8 @@ class Exchange:
         failure: Exception
         try:
             payload = self.wire.send(api, {**body, self._limit: most} if api == "chat" else body)
-            reply = parse(payload, api, ask, self.server.tokens.id_of if self.server.tokens else _nobody)
+            tokens = self.server.tokens
+            reply = parse(payload, api, ask, tokens.id_of if tokens else lambda raw: None)
         except MalformedError as error:
             failure = TransientError(f"malformed reply: {error}")
         except (TransientError, RejectedError, BackendError) as error:
@@ -241,10 +242,6 @@ def _conversation(ask: Ask, body: Mapping[str, Any]) -> tuple[dict[str, Any], in
     bound = sum(_OVERHEAD + len(canonical_json(part).encode()) for part in (*messages, *tools))
     offered = {"tools": tools} if tools else {}
     return {**body, "messages": messages, **offered}, bound
-
-
-def _nobody(raw: bytes) -> int | None:
-    return None
 
 
 def _all_text(reply: Reply) -> str:

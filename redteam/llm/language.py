@@ -118,16 +118,13 @@ class LanguageModel(Protocol):
     @property
     def kind(self) -> TargetKind:
         """`language-model`."""
-        ...
 
     @property
     def template(self) -> Template:
         """`raw`: the prompt is continued. `chat`: it is the user's message."""
-        ...
 
     def generate(self, prompts: Sequence[str], sampling: Sampling) -> list[Completion]:
         """One completion for each prompt."""
-        ...
 
     def score(self, prompts: Sequence[str], target: str) -> list[Scores]:
         """Log-probability of `target` as the whole beginning of the answer to each prompt.
@@ -135,7 +132,6 @@ class LanguageModel(Protocol):
         Raises:
             CapabilityError: the model cannot tell.
         """
-        ...
 
     def next_token(
         self, prompt: str, answer: Sequence[int], *, k: int, bias: Mapping[int, float] | None = None
@@ -147,36 +143,28 @@ class LanguageModel(Protocol):
         Raises:
             CapabilityError: the model cannot tell.
         """
-        ...
 
     def tokenize(self, text: str) -> list[int]:
         """Ids of bare text, without special tokens."""
-        ...
 
     def detokenize(self, ids: Sequence[int]) -> str:
         """The text of ids."""
-        ...
 
     def encode(self, prompt: str) -> list[int]:
         """Ids of the whole prompt as it is sent, template included where that is known."""
-        ...
 
     def target_ids(self, target: str) -> list[int]:
         """Ids of `target` at the beginning of an answer."""
-        ...
 
     @property
     def vocabulary(self) -> np.ndarray:
         """(V,) int64 ids of ordinary tokens: printable text that no template or control token is."""
-        ...
 
     def capabilities(self) -> Capabilities:
         """What it can do; probed once."""
-        ...
 
     def fingerprint(self) -> dict[str, Any]:
         """What decides its answers: content digest, tokenizer, template, dtype, backend version. No secret."""
-        ...
 
 
 @runtime_checkable
@@ -186,20 +174,16 @@ class TextClassifier(Protocol):
     @property
     def kind(self) -> TargetKind:
         """`text-classifier`."""
-        ...
 
     @property
     def categories(self) -> tuple[str, ...]:
         """Names of the categories, in the order of the scores."""
-        ...
 
     def classify(self, texts: Sequence[str]) -> list[Verdict]:
         """One verdict for each text."""
-        ...
 
     def fingerprint(self) -> dict[str, Any]:
         """What decides its answers."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -219,11 +203,9 @@ class PromptFilter(Protocol):
     @property
     def threshold(self) -> float:
         """Prompts whose suspicion is above it are refused."""
-        ...
 
     def suspicion(self, prompts: Sequence[str]) -> np.ndarray:
         """(n,) float64 in the filter's own unit, such as nats a token."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import importlib.metadata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -62,78 +63,55 @@ def _text(source: Source, template: Template, system: str | None, stops: frozens
     return open_text(load_tokenizer(source), template, system, stops=stops, size=size)
 
 
+@dataclass(eq=False)
 class LocalModel:
-    """A network behind its template. A `redteam.llm.language.LanguageModel`; see there for each method."""
+    """A network behind its template. A `redteam.llm.language.LanguageModel`; see there for each method.
 
+    text: its tokenizer behind its template. ctx, role: whose ledger and limits it keeps to, and the role it is
+    booked under.
+    """
+
+    source: Source
+    network: Network
+    text: Text
+    options: ModelOptions
+    ctx: Context
+    role: str = "target"
+    prefix_cache: bool = True
     kind: Literal["language-model"] = "language-model"
-
-    def __init__(
-        self,
-        source: Source,
-        network: Network,
-        text: Text,
-        options: ModelOptions,
-        ctx: Context,
-        role: str = "target",
-        *,
-        prefix_cache: bool = True,
-    ) -> None:
-        self._source, self._net, self._text = source, network, text
-        self._options, self._ctx, self._role = options, ctx, role
-        self._caching = prefix_cache and network.caches
 
     @property
     def template(self) -> Template:
         """`raw` or `chat`."""
-        return self._text.template
-
-    @property
-    def options(self) -> ModelOptions:
-        """What it was opened with."""
-        return self._options
-
-    @property
-    def text(self) -> Text:
-        """Its tokenizer behind its template."""
-        return self._text
-
-    @property
-    def network(self) -> Network:
-        """What computes."""
-        return self._net
+        return self.text.template
 
     @property
     def caching(self) -> bool:
         """Whether common beginnings are computed once."""
-        return self._caching
-
-    @property
-    def bill(self) -> tuple[Context, str]:
-        """Whose ledger and limits it keeps to, and the role it is booked under."""
-        return self._ctx, self._role
+        return self.prefix_cache and self.network.caches
 
     # ------------------------------------------------------------ text
 
     def tokenize(self, text: str) -> list[int]:
         """Ids of bare text. Raises CapabilityError for text that would become control tokens."""
-        return self._text.tokenize(text)
+        return self.text.tokenize(text)
 
     def detokenize(self, ids: Sequence[int]) -> str:
         """The text of ids, special tokens spelled out."""
-        return self._text.detokenize(ids)
+        return self.text.detokenize(ids)
 
     def encode(self, prompt: str) -> list[int]:
         """Ids exactly as the network gets them. Raises CapabilityError like `tokenize`."""
-        return self._text.encode(prompt)
+        return self.text.encode(prompt)
 
     def target_ids(self, target: str) -> list[int]:
         """Ids of `target` as the beginning of an answer; after a raw prompt a space comes first."""
-        return self._text.target_ids(target)
+        return self.text.target_ids(target)
 
     @property
     def vocabulary(self) -> np.ndarray:
         """(V,) int64 ids of ordinary, printable tokens that encode back to themselves."""
-        return self._text.vocabulary
+        return self.text.vocabulary
 
     # ------------------------------------------------------------ the network
 
@@ -149,7 +127,7 @@ class LocalModel:
             billed = sum(times[distinct[b]] * n for b, n in size.items())
             self._count(sum(times[distinct[b]] for b in batch), billed)
             with _inference():
-                logits, _ = self._net.run([rows[b] for b in batch], state, len(wanted), caching=False)
+                logits, _ = self.network.run([rows[b] for b in batch], state, len(wanted), caching=False)
                 for b, x in zip(batch, logits, strict=True):
                     logprobs, greedy = _judge(x, wanted)
                     found[distinct[b]] = Scores(logprobs=logprobs, greedy=greedy, tokens_in=size[b])
@@ -170,14 +148,13 @@ class LocalModel:
         with _inference():
             self._head(bool(distinct))
         for group in groups(
-            [len(heads[p]) for p in distinct], self._options.batch, equal=not self._net.padded
+            [len(heads[p]) for p in distinct], self.options.batch, equal=not self.network.padded
         ):
-            self._ctx.limits.check_time()
             batch = [distinct[k] for k in group]
             answers = [Answer(chooser(sampling, p)) for p in batch]
-            with self._reserved({p: len(heads[p]) for p in batch}, times, most, answers), _inference():
+            with self.reserved({p: len(heads[p]) for p in batch}, times, most, answers), _inference():
                 rows = [heads[p] for p in batch]
-                decode(self._net, rows, answers, stops=self._text.stops, most=most, caching=self._caching)
+                decode(self.network, rows, answers, stops=self.text.stops, most=most, caching=self.caching)
             for p, a in zip(batch, answers, strict=True):
                 text = self.detokenize(a.ids)
                 found[p] = Completion(
@@ -195,7 +172,7 @@ class LocalModel:
         """
         import torch
 
-        size = self._net.vocabulary
+        size = self.network.vocabulary
         if not 1 <= k <= size:
             raise CapabilityError(f"expected k from 1 to {size}, the size of the vocabulary, got {k}")
         if wrong := [i for i in (*answer, *(bias or {})) if not 0 <= i < size]:
@@ -204,14 +181,14 @@ class LocalModel:
         if errors:
             return NextToken(top={}, chosen=-1, finish="error", message=errors[prompt])
         ids = (*rows[prompt], *answer)
-        self._ctx.limits.check_time()
+        self.ctx.limits.check_time()
         self._count(1, len(ids), 1)
         with _inference():
             self._head(True)
-            state = self._net.prefixes.longest(ids[:-1]) if self._caching else EMPTY
-            (logits,), cache = self._net.run([ids], state, 1, caching=self._caching)
-            if kept := prefix_of(cache, ids) if self._caching else None:
-                self._net.prefixes.add(kept)
+            state = self.network.prefixes.longest(ids[:-1]) if self.caching else EMPTY
+            (logits,), cache = self.network.run([ids], state, 1, caching=self.caching)
+            if kept := prefix_of(cache, ids) if self.caching else None:
+                self.network.prefixes.add(kept)
             last = logits[-1].clone()
             if bias:
                 last[torch.tensor(list(bias), device=last.device)] += torch.tensor(
@@ -225,7 +202,7 @@ class LocalModel:
         """Everything: the network is here."""
         return Capabilities(
             prompt_logprobs=True,
-            top_k=self._net.vocabulary,
+            top_k=self.network.vocabulary,
             bias_steers=True,
             bias_moves=True,
             tokenizer=True,
@@ -234,13 +211,13 @@ class LocalModel:
     def fingerprint(self) -> dict[str, Any]:
         """Content of the weights (sha256, or a hub id's commit), template, precision, library versions."""
         return {
-            "backend": self._options.backend,
-            "content": self._source.content,
-            "dtype": self._options.dtype,
+            "backend": self.options.backend,
+            "content": self.source.content,
+            "dtype": self.options.dtype,
             "template": self.template,
-            "system": self._options.system,
-            "template_ids": digest_json([self._text.head, self._text.tail]),  # some templates hold the date
-            "template_faithful": self._text.faithful,
+            "system": self.options.system,
+            "template_ids": digest_json([self.text.head, self.text.tail]),  # some templates hold the date
+            "template_faithful": self.text.faithful,
             "transformers": importlib.metadata.version("transformers"),
             "torch": importlib.metadata.version("torch"),
         }
@@ -251,7 +228,7 @@ class LocalModel:
         """Ids of each distinct prompt, or why it cannot be sent with `room` more tokens."""
         rows: dict[str, Ids] = {}
         errors: dict[str, str] = {}
-        limit = self._net.limit
+        limit = self.network.limit
         for prompt in dict.fromkeys(prompts):
             try:
                 ids = tuple(self.encode(prompt))
@@ -270,10 +247,10 @@ class LocalModel:
 
     def _head(self, wanted: bool) -> Prefix:
         """The state of the template's head, computed once and kept."""
-        head = self._text.head
-        if not (wanted and self._caching and len(head) >= WORTH):
+        head = self.text.head
+        if not (wanted and self.caching and len(head) >= WORTH):
             return EMPTY
-        return self._net.extend(self._net.prefixes.longest(head), head)
+        return self.network.extend(self.network.prefixes.longest(head), head)
 
     def _batches(self, rows: list[Ids], last: list[int]) -> Iterator[tuple[tuple[int, ...], Prefix]]:
         """Rows that go together, and the state that they begin with."""
@@ -281,49 +258,45 @@ class LocalModel:
             return
         path: Ids = ()
         leaves, state = [0] * len(rows), EMPTY
-        if self._caching:
+        if self.caching:
             path, leaves = heavy_path(rows)
             with _inference():
                 self._head(True)
-            state = self._net.prefixes.longest(path)
+            state = self.network.prefixes.longest(path)
         depth = [min(a, b) for a, b in zip(leaves, last, strict=True)]
         batches = plan(
-            rows, depth, known=len(state.ids), size=self._options.batch, pass_cost=self._net.pass_cost
+            rows, depth, known=len(state.ids), size=self.options.batch, pass_cost=self.network.pass_cost
         )
         reach = max(b.shared for b in batches)
         if reach > len(state.ids):
             with _inference():
-                state = self._net.extend(state, path[:reach])
+                state = self.network.extend(state, path[:reach])
         for batch in batches:
-            self._ctx.limits.check_time()
+            self.ctx.limits.check_time()
             yield batch.rows, state.first(batch.shared)
 
     def _count(self, queries: int, tokens_in: int, tokens_out: int = 0) -> None:
         """Book a batch, before it runs so that no cap is passed."""
-        self._ctx.ledger.count(
-            model=self._options.model,
-            role=self._role,
-            queries=queries,
-            tokens_in=tokens_in,
-            tokens_out=tokens_out,
-        )
+        self.ctx.ledger.count(
+            model=self.options.model, role=self.role, queries=queries, tokens_in=tokens_in, tokens_out=tokens_out
+        )  # fmt: skip
 
     @contextmanager
-    def _reserved(
+    def reserved(
         self, lengths: Mapping[str, int], times: Mapping[str, int], most: int, answers: Sequence[Answer]
     ) -> Iterator[None]:
-        """Book a batch of completions at the most it can take, then at what it took."""
-        ledger, queries = self._ctx.ledger, sum(times[p] for p in lengths)
-        tokens_in = sum(times[p] * n for p, n in lengths.items())
-        ticket = ledger.reserve(
-            model=self._options.model, role=self._role, queries=queries, tokens_in=tokens_in,
+        """Book a batch of answers at the most it can take, then at what it took. lengths, times: by prompt."""
+        self.ctx.limits.check_time()
+        queries, tokens_in = sum(times[p] for p in lengths), sum(times[p] * n for p, n in lengths.items())
+        ticket = self.ctx.ledger.reserve(
+            model=self.options.model, role=self.role, queries=queries, tokens_in=tokens_in,
             tokens_out=queries * most, free=True,
         )  # fmt: skip
         try:
             yield
         finally:
             spent = sum(times[p] * a.spent for p, a in zip(lengths, answers, strict=True))
-            ledger.settle(ticket, tokens_in=tokens_in, tokens_out=spent)
+            self.ctx.ledger.settle(ticket, tokens_in=tokens_in, tokens_out=spent)
 
 
 def _inference() -> Any:

@@ -66,8 +66,6 @@ class ChatModel(Protocol):
         Raises:
             CapabilityError: tools are given and the model takes none.
         """
-        ...
 
     def fingerprint(self) -> dict[str, Any]:
         """What decides its answers. No secret."""
-        ...

@@ -95,29 +95,25 @@ def open_tiny(options: ModelOptions, ctx: Context, role: str = "target") -> Tiny
     return TinyModel(load_network(ctx.device.name), options, ctx, role)
 
 
+@dataclass(eq=False)
 class TinyModel:
     """The embedded network behind its template. A `redteam.llm.language.LanguageModel`; see there."""
 
+    loaded: Loaded
+    options: ModelOptions
+    ctx: Context
+    role: str = "target"
     kind: Literal["language-model"] = "language-model"
-
-    def __init__(self, loaded: Loaded, options: ModelOptions, ctx: Context, role: str = "target") -> None:
-        self._net, self._card = loaded.net, loaded.card
-        self._options, self._ctx, self._role = options, ctx, role
 
     @property
     def template(self) -> Template:
         """`raw` or `chat`."""
-        return self._options.template
-
-    @property
-    def options(self) -> ModelOptions:
-        """What it was opened with."""
-        return self._options
+        return self.options.template
 
     @property
     def window(self) -> int:
         """The most tokens of a prompt and its answer together."""
-        return self._net.shape.window
+        return self.loaded.net.shape.window
 
     # ------------------------------------------------------------ text
 
@@ -132,7 +128,7 @@ class TinyModel:
 
     def encode(self, prompt: str) -> list[int]:
         """Ids as the network gets them. Raises like `tokenize`."""
-        return frame(None, raw=prompt) if self.template == "raw" else frame(prompt, self._options.system)
+        return frame(None, raw=prompt) if self.template == "raw" else frame(prompt, self.options.system)
 
     def target_ids(self, target: str) -> list[int]:
         """The bytes of `target`. Raises like `tokenize`."""
@@ -164,20 +160,20 @@ class TinyModel:
         found: dict[int, Completion] = {}
         for rows in self._batches(contexts, 1):
             length = len(contexts[rows[0]])
-            most = min(sampling.max_tokens, self._net.shape.window - length)
+            most = min(sampling.max_tokens, self.loaded.net.shape.window - length)
             spent, tokens_in = 0, length * len(rows)
-            ticket = self._ctx.ledger.reserve(
-                model=self._options.model, role=self._role, queries=len(rows),
+            ticket = self.ctx.ledger.reserve(
+                model=self.options.model, role=self.role, queries=len(rows),
                 tokens_in=tokens_in, tokens_out=most * len(rows), free=True,
             )  # fmt: skip
             try:
                 answers = decode(
-                    self._net, self._tensor([contexts[i] for i in rows]), most,
+                    self.loaded.net, self._tensor([contexts[i] for i in rows]), most,
                     sampling, [names[i] for i in rows],
                 )  # fmt: skip
                 spent = sum(map(len, answers))
             finally:
-                self._ctx.ledger.settle(ticket, tokens_in=tokens_in, tokens_out=spent)
+                self.ctx.ledger.settle(ticket, tokens_in=tokens_in, tokens_out=spent)
             for i, ids in zip(rows, answers, strict=True):
                 ended = ids[-1] >= BYTES
                 found[i] = Completion(
@@ -205,7 +201,7 @@ class TinyModel:
             total = len(contexts[rows[0]]) + len(wanted)
             self._count(len(rows), total * len(rows), 0)
             ids = self._tensor([contexts[i] + wanted[:-1] for i in rows])
-            logits = self._net(ids, last=len(wanted)).double()
+            logits = self.loaded.net(ids, last=len(wanted)).double()
             y = torch.tensor(wanted, device=ids.device).expand(len(rows), -1)
             logprobs = logits.log_softmax(-1).gather(2, y[..., None])[..., 0].cpu().numpy()
             greedy = (logits.argmax(-1) == y).cpu().numpy()
@@ -232,7 +228,7 @@ class TinyModel:
         ids = [*self.encode(prompt), *answer]
         for _ in self._batches([ids], 1):
             self._count(1, len(ids), 1)
-            logits = self._net(self._tensor([ids]), last=1)[0, 0].double().cpu()
+            logits = self.loaded.net(self._tensor([ids]), last=1)[0, 0].double().cpu()
             for token, added in (bias or {}).items():
                 logits[token] += added
             top = logits.log_softmax(-1).topk(k)
@@ -250,11 +246,11 @@ class TinyModel:
         """sha256 of the weights, template, system message and versions."""
         return {
             "backend": "tiny",
-            "content": self._card["sha256"],
-            "version": self._card["version"],
-            "dtype": self._options.dtype,
+            "content": self.loaded.card["sha256"],
+            "version": self.loaded.card["version"],
+            "dtype": self.options.dtype,
             "template": self.template,
-            "system": self._options.system,
+            "system": self.options.system,
             "torch": importlib.metadata.version("torch"),
         }
 
@@ -264,21 +260,21 @@ class TinyModel:
         """Rows of equal length, at most `batch` together; those without `room` more positions are left out."""
         by_length: dict[int, list[int]] = {}
         for i, ids in enumerate(contexts):
-            if len(ids) + room <= self._net.shape.window:
+            if len(ids) + room <= self.loaded.net.shape.window:
                 by_length.setdefault(len(ids), []).append(i)
         for rows in by_length.values():
-            for start in range(0, len(rows), self._options.batch):
-                self._ctx.limits.check_time()
-                yield rows[start : start + self._options.batch]
+            for start in range(0, len(rows), self.options.batch):
+                self.ctx.limits.check_time()
+                yield rows[start : start + self.options.batch]
 
     def _too_long(self, ids: Sequence[int], room: int) -> str:
         return (
-            f"{len(ids)} tokens and {room} more exceed the model's window of {self._net.shape.window}; "
+            f"{len(ids)} tokens and {room} more exceed the model's window of {self.loaded.net.shape.window}; "
             "shorten the prompt"
         )
 
     def _tensor(self, rows: Sequence[Sequence[int]]) -> torch.Tensor:
-        return torch.tensor(rows, dtype=torch.int64, device=self._net.embed.weight.device)
+        return torch.tensor(rows, dtype=torch.int64, device=self.loaded.net.embed.weight.device)
 
     def _check_ids(self, ids: Sequence[int]) -> None:
         if wrong := [i for i in ids if not 0 <= i < VOCABULARY]:
@@ -286,8 +282,8 @@ class TinyModel:
 
     def _count(self, queries: int, tokens_in: int, tokens_out: int) -> None:
         """Book a batch before it runs, so that no cap is passed."""
-        self._ctx.ledger.count(
-            model=self._options.model, role=self._role,
+        self.ctx.ledger.count(
+            model=self.options.model, role=self.role,
             queries=queries, tokens_in=tokens_in, tokens_out=tokens_out,
         )  # fmt: skip
 

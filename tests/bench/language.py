@@ -82,7 +82,7 @@ def behind_head(load: Load, batch: int, count: int) -> Way:
     """The fixed text's state is known and shared; the rest in the order given."""
     rows, wanted = load.ids()
     with torch.inference_mode():
-        head = load.model._net.extend(EMPTY, rows[0][: load.head])
+        head = load.model.network.extend(EMPTY, rows[0][: load.head])
 
     def run() -> int:
         for i in range(0, count, batch):
@@ -96,7 +96,7 @@ def _judge_all(
     model: LocalModel, rows: list[tuple[int, ...]], prefix: Prefix, wanted: tuple[int, ...]
 ) -> None:
     with torch.inference_mode():
-        logits, _ = model._net.run(rows, prefix, len(wanted), caching=False)
+        logits, _ = model.network.run(rows, prefix, len(wanted), caching=False)
         for x in logits:
             x.log_softmax(-1).gather(1, torch.tensor(wanted)[:, None]), x.argmax(-1)
 
@@ -104,7 +104,7 @@ def _judge_all(
 def scored(load: Load) -> Way:
     """`LocalModel.score`: fixed text known, parent's state computed once a call, rows sorted by it."""
     rows, _ = load.ids()
-    net = load.model._net
+    net = load.model.network
     with torch.inference_mode():
         head = net.extend(EMPTY, rows[0][: load.head]) if load.head else None
 

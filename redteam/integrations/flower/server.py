@@ -23,10 +23,7 @@ from redteam.core.seeding import SeedPath
 from redteam.core.threat import of_target
 from redteam.integrations.flower.arrays import Layout
 
-_ASKED = {
-    "represent": "mean (a list of floats) and count",
-    "accuracy": "right and count",
-}
+_ASKED = {"represent": "mean (a list of floats) and count", "accuracy": "right and count"}
 
 
 def _nouns() -> Any:

@@ -44,18 +44,11 @@ def build(name: str, *, classes: int, shape: tuple[int, int, int], seeds: SeedPa
             depth, _, stem = name.removeprefix("preact-resnet").partition("-s")
             blocks = (int(depth) - 2) // 6
             return preact.PreactResNet(blocks, channels=channels, classes=classes, stem_stride=int(stem or 1))
-        if name == "resnet18":
-            return convnets.ResNet18(channels=channels, classes=classes)
-        if name == "vgg19-bn":
-            return convnets.vgg19_bn(channels=channels, classes=classes)
-        if name == "vit":
-            return vit.VisionTransformer(height, width, channels=channels, classes=classes)
-        if name == "mlp":
-            return convnets.Mlp(height, width, channels=channels, classes=classes)
-        if name == "convnet":
-            return convnets.convnet(height, width, channels=channels, classes=classes)
-        if name == "digit-cnn":
-            return digits.digit_cnn(channels=channels, classes=classes)
-        if name == "digit-cnn-small":
-            return digits.digit_cnn_small(channels=channels, classes=classes)
-        return convnets.small_cnn(channels=channels, classes=classes)
+        if name in ("vit", "mlp", "convnet"):
+            sized = {"vit": vit.VisionTransformer, "mlp": convnets.Mlp, "convnet": convnets.convnet}
+            return sized[name](height, width, channels=channels, classes=classes)
+        makers = {
+            "resnet18": convnets.ResNet18, "vgg19-bn": convnets.vgg19_bn, "cnn": convnets.small_cnn,
+            "digit-cnn": digits.digit_cnn, "digit-cnn-small": digits.digit_cnn_small,
+        }  # fmt: skip
+        return makers[name](channels=channels, classes=classes)

@@ -82,11 +82,7 @@ def random_string(model: Reader, request: str, length: int, rng: np.random.Gener
 
 
 def neighbours(
-    model: Reader,
-    request: str,
-    parent: Ids,
-    rng: np.random.Generator,
-    positions: Sequence[int] | None = None,
+    model: Reader, request: str, parent: Ids, rng: np.random.Generator, positions: Sequence[int] | None = None
 ) -> Iterator[tuple[int, Ids]]:
     """Endless (position, ids): one uniform swap each, of those that can be sent and differ from the parent.
 

@@ -1,6 +1,6 @@
 """Query-based search for an adversarial string: a buffer of the best, a proxy's ranking, the target's word.
 
-The buffer holds the best candidates in a min-max heap. Each step takes the best one, draws neighbours
+The buffer holds the best candidates in order. Each step takes the best one, draws neighbours
 that differ in one token, lets the proxy order them, puts the first few to the target, and keeps those
 that are no worse than the buffer's worst [hayase2024gcq, algorithm 1]. What scores a candidate is an
 `Objective`, so one string, a universal suffix and a moderation classifier share this search. Its whole
@@ -38,15 +38,12 @@ class Objective(Protocol):
 
     def __call__(self, candidates: Sequence[Ids], bound: float, parents: Sequence[Loss | None]) -> list[Loss]:
         """One loss a candidate; those above `bound` may be cut short."""
-        ...
 
     def confirm(self, candidate: Ids) -> bool:
         """Whether the target, asked afresh, does what it is to do."""
-        ...
 
     def spent(self) -> tuple[int, int, float]:
         """Requests, tokens and US dollars that the target has taken so far."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

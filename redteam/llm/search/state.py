@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from redteam.llm.language import Finish
-from redteam.llm.search.heap import MinMaxHeap
+from redteam.llm.search.buffer import Buffer
 from redteam.llm.search.losses import Loss
 from redteam.llm.search.moves import Ids
 
@@ -39,7 +39,7 @@ class State:
     """
 
     rng: np.random.Generator
-    buffer: MinMaxHeap[Entry] = field(default_factory=MinMaxHeap)
+    buffer: Buffer[Entry] = field(default_factory=Buffer)
     seen: list[Ids] = field(default_factory=list)
     expanded: set[int] = field(default_factory=set)
     queries: int = 0
@@ -64,7 +64,7 @@ class State:
 
     def pack(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """As arrays and plain JSON values."""
-        entries = [_pack_entry(e) for e in sorted(self.buffer)]
+        entries = [_pack_entry(e) for e in self.buffer]
         state = {
             "rng": self.rng.bit_generator.state, "buffer": entries, "best": self.best and _pack_entry(self.best),
             "scanned": self.scanned and _pack_entry(self.scanned), "expanded": sorted(self.expanded),
@@ -85,7 +85,7 @@ class State:
         trace = [(int(q), int(t), float(u), float(v)) for q, t, u, v in arrays["trace"]]
         queries, tokens, usd = state["found_at"]
         return cls(
-            rng=rng, buffer=MinMaxHeap(_unpack_entry(e) for e in state["buffer"]),
+            rng=rng, buffer=Buffer(_unpack_entry(e) for e in state["buffer"]),
             seen=[tuple(int(i) for i in row if i >= 0) for row in arrays["seen"]],
             scanned=_unpack_entry(state["scanned"]) if state["scanned"] else None,
             expanded=set(state["expanded"]), best=_unpack_entry(state["best"]) if state["best"] else None,

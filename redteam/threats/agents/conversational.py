@@ -39,11 +39,8 @@ _MORE = "request_user_data"
 
 def system_message(dialogue: Dialogue, interface: Interface) -> str:
     """What the agent is told before anybody speaks. The same for every third party."""
-    task = dialogue.context.task
-    lines = [HEAD, f"Task: {task.name}. {task.description}"]
-    lines += [dialogue.context.note] if dialogue.context.note else []
-    lines += [f"The user says: {task.directive}"] if task.directive else []
-    lines += [f"You are talking to: {task.recipient}.", *([dialogue.directive] if dialogue.directive else [])]
+    lines = [HEAD, *dialogue.context.told(), f"You are talking to: {dialogue.context.task.recipient}."]
+    lines += [dialogue.directive] if dialogue.directive else []
     known = [(dialogue.words.get(name, name), text) for name, text in dialogue.data.items()]
     if interface == "text":
         lines += [DATA, *(f"- {words}: {text}" for words, text in known)]

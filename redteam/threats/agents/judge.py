@@ -12,7 +12,7 @@ import base64
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from math import sqrt
+from math import gcd, sqrt
 
 import pandas as pd
 from scipy import stats as sps
@@ -110,7 +110,7 @@ def labelled_cases(dataset: AgentDataset, n: int = CASES) -> list[tuple[str, str
         return []
     words = {f.name: f.words for f in dataset.fields}
     # A stride prime to the number of values runs through all fields and users.
-    stride = next(s for s in range(max(1, len(held) * 5 // 13), 2 * len(held) + 2) if _coprime(s, len(held)))
+    stride = next(s for s in range(max(1, len(held) * 5 // 13), 2 * len(held) + 2) if gcd(s, len(held)) == 1)
     out = []
     for i in range(n):
         profile, name = held[i * stride % len(held)]
@@ -122,12 +122,6 @@ def labelled_cases(dataset: AgentDataset, n: int = CASES) -> list[tuple[str, str
 
 def _has(profile: Profile, name: str) -> bool:
     return name in profile.values and profile.values[name].present
-
-
-def _coprime(a: int, b: int) -> bool:
-    while b:
-        a, b = b, a % b
-    return a == 1
 
 
 def _revealing(dataset: AgentDataset, profile: Profile, name: str, words: str) -> Iterator[str]:

@@ -37,11 +37,9 @@ class Minimiser(Protocol):
 
     def minimise(self, needs: Sequence[Need]) -> list[Minimised]:
         """One decision for each trusted context with its user's data, in order."""
-        ...
 
     def fingerprint(self) -> dict[str, Any]:
         """What decides its answers."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -84,11 +82,7 @@ class RandomMinimiser:
 
 
 def _told(context: TrustedContext) -> list[str]:
-    task = context.task
-    lines = [f"Task: {task.name}. {task.description}"]
-    lines += [context.note] if context.note else []
-    lines += [f"The user says: {task.directive}"] if task.directive else []
-    return [*lines, f"The assistant will talk to: {task.recipient}."]
+    return [*context.told(), f"The assistant will talk to: {context.task.recipient}."]
 
 
 def prompt(need: Need, words: Mapping[str, str], *, values: bool) -> tuple[Message, ...]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, runtime_checkable
 
 from redteam.core.errors import DataError, UnknownNameError
 from redteam.core.hashing import digest_json
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 Label = Literal["allowed", "forbidden", "ambiguous"]
 LABELS: tuple[Label, ...] = ("allowed", "forbidden", "ambiguous")
 Party = Literal["third-party", "agent"]
+T = TypeVar("T")
 
 
 # ---------------------------------------------------------------- data
@@ -147,18 +148,15 @@ class AgentDataset:
 
     def profile(self, name: str) -> Profile:
         """A user by id. Raises UnknownNameError."""
-        found: Profile = _named("profile", name, self._profiles)
-        return found
+        return _named("profile", name, self._profiles)
 
     def task(self, name: str) -> Task:
         """A task by id. Raises UnknownNameError."""
-        found: Task = _named("task", name, self._tasks)
-        return found
+        return _named("task", name, self._tasks)
 
     def field(self, name: str) -> Field:
         """A field by name. Raises UnknownNameError."""
-        found: Field = _named("field", name, self._fields)
-        return found
+        return _named("field", name, self._fields)
 
     @cached_property
     def _profiles(self) -> dict[str, Profile]:
@@ -180,7 +178,7 @@ class AgentDataset:
         return digest_json([self.version, plain, self.rules.digest, [list(p) for p in self.pairs]])
 
 
-def _named(what: str, name: str, known: Mapping[str, Any]) -> Any:
+def _named(what: str, name: str, known: Mapping[str, T]) -> T:
     if name not in known:
         raise UnknownNameError(what, name, known)
     return known[name]
@@ -206,6 +204,12 @@ class TrustedContext:
 
     task: Task
     note: str = ""
+
+    def told(self) -> list[str]:
+        """What an agent and a minimiser are told of the task, line by line."""
+        task = self.task
+        directive = [f"The user says: {task.directive}"] if task.directive else []
+        return [f"Task: {task.name}. {task.description}", *([self.note] if self.note else []), *directive]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -257,15 +261,12 @@ class Agent(Protocol):
     @property
     def kind(self) -> TargetKind:
         """`agent`."""
-        ...
 
     def reply(self, dialogues: Sequence[Dialogue]) -> list[AgentReply]:
         """The next message in each conversation, in order. Stateless: all that counts is in the dialogue."""
-        ...
 
     def fingerprint(self) -> dict[str, Any]:
         """What decides its answers. No secret."""
-        ...
 
 
 # ok: usable at once; repaired: after it was asked again; malformed: never; error: the model gave no answer.
@@ -288,7 +289,6 @@ class Minimising(Protocol):
 
     def minimise(self, needs: Sequence[tuple[TrustedContext, Mapping[str, str]]]) -> list[Minimised]:
         """For each trusted context and the user's data, what remains."""
-        ...
 
 
 def minimising(agent: object) -> Minimising | None:

@@ -15,7 +15,7 @@ from redteam.core.pairing import Pairing
 from redteam.core.record import Cell
 from redteam.core.scored import Scored
 from redteam.core.stats import Estimate
-from redteam.core.threat import DataSource, Layout, TargetType, Tiny, Work
+from redteam.core.threat import Layout, TargetType, Tiny, Work
 from redteam.llm.opening import content_named
 from redteam.threats.agents.artifact import Scripts
 from redteam.threats.agents.data.load import load_agents
@@ -62,14 +62,6 @@ def _rate(target: AgentTarget) -> float:
     return len(few) / max(time.perf_counter() - start, 1e-6)
 
 
-def _load(name: str, source: DataSource) -> AgentDataset:
-    return load_agents(name)
-
-
-def _content(text: str) -> str:
-    return "" if text == RULES else content_named(text)
-
-
 def _enforce(
     artifact: Scripts, config: Mapping[str, Any], access: Sequence[str], target: AgentTarget
 ) -> None:
@@ -100,8 +92,10 @@ AGENT = TargetType(
         "model": "target", "template": "template", "interface": "interface", "profiles": "profiles",
         "tasks": "tasks", "fields": "fields", "judge": "judge",
     },
-    load=_load, configure=configure, pinned=pinned, content=_content, enforce=_enforce, score=_score,
-    rescore=rescore, work=_work, report="redteam.threats.agents.report:render", pairing=Pairing(difference=_difference),
+    load=lambda name, source: load_agents(name), configure=configure, pinned=pinned,
+    content=lambda text: "" if text == RULES else content_named(text),
+    enforce=_enforce, score=_score, rescore=rescore, work=_work, report="redteam.threats.agents.report:render",
+    pairing=Pairing(difference=_difference),
     layout=Layout(
         columns=("privacy", "utility", "leaks"), budget="turns", shown=("strategy",), together=True,
         behind="agent behind",

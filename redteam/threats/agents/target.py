@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -122,7 +122,7 @@ def configure(dataset: AgentDataset, *layers: Mapping[str, Any]) -> AgentConfig:
         config = build(AgentConfig, layer, base=config, where="target")
     asked, have = config.profiles, len(dataset.profiles)
     if asked is not None and asked > have:
-        if _given(layers[-1:], "profiles"):
+        if any("profiles" in layer for layer in layers[-1:]):
             raise ConfigError(
                 f"profiles: expected at most {have}, as many users as '{dataset.name}' has, got {asked}"
             )
@@ -131,10 +131,6 @@ def configure(dataset: AgentDataset, *layers: Mapping[str, Any]) -> AgentConfig:
         if task not in {t.id for t in dataset.tasks}:
             raise UnknownNameError("task", task, [t.id for t in dataset.tasks])
     return config
-
-
-def _given(layers: Sequence[Mapping[str, Any]], name: str) -> bool:
-    return any(name in layer for layer in layers)
 
 
 SPEC = Spec(

@@ -44,29 +44,23 @@ class Attackable(Protocol):
     @property
     def kind(self) -> TargetKind:
         """`classifier`."""
-        ...
 
     @property
     def config(self) -> Any:
         """Architecture, recipe and radius (`adapt.config.DomainConfig`)."""
-        ...
 
     @property
     def classes(self) -> tuple[str, ...]:
         """Class names, in label order."""
-        ...
 
     def fit(self, ctx: Context) -> Sequence[Fitted]:
         """One network for each victim (`config.victims`), trained here or read from its stage."""
-        ...
 
     def examples(self, ctx: Context) -> ImageSet:
         """The test images that attacks perturb, at the network's size, at most `config.examples`."""
-        ...
 
     def split(self, ctx: Context) -> DomainSplit:
         """How the data are divided for this seed. Only the scorer may look at the target's labels."""
-        ...
 
 
 def to_tensor(images: np.ndarray, device: torch.device) -> torch.Tensor:

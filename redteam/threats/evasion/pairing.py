@@ -11,16 +11,7 @@ from redteam.core.errors import ArtifactError
 from redteam.core.pairing import Pairing, Table, Worst
 from redteam.core.record import Record
 from redteam.core.stats import Estimate
-from redteam.threats.evasion.metrics import (
-    OUTCOME_COLUMNS,
-    by_radius,
-    correct,
-    crossed,
-    evasion_metrics,
-    per_image,
-    radius_group,
-    robust,
-)
+from redteam.threats.evasion import metrics
 
 # What the attacks took to get there is no worst case of anything.
 _LEFT = ("forwards_mean", "backwards_mean")
@@ -28,10 +19,10 @@ _LEFT = ("forwards_mean", "backwards_mean")
 
 def examples(record: Record, table: pd.DataFrame, metric: str, group: str | None) -> np.ndarray | None:
     """(victims, images) bool of one radius: the main one, or that of the group."""
-    radii = [e for e in by_radius(table) if group in (None, radius_group(e))]
+    radii = [e for e in metrics.by_radius(table) if group in (None, metrics.radius_group(e))]
     if group is None:
         radii = [e for e in radii if e == record.cell.attack.config.get("eps")]
-    return per_image(table, radii[0], metric) if len(radii) == 1 else None
+    return metrics.per_image(table, radii[0], metric) if len(radii) == 1 else None
 
 
 def ball(record: Record) -> tuple[str, float | None]:
@@ -56,19 +47,19 @@ def at_main(record: Record, table: pd.DataFrame | None) -> Table:
     part = table[table["eps"] == eps]
     if not len(part):
         raise ArtifactError(f"the run {record.id} has no outcomes at its main radius {eps}")
-    return crossed(part, OUTCOME_COLUMNS)
+    return metrics.crossed(part, metrics.OUTCOME_COLUMNS)
 
 
 def merged(tables: Sequence[Table]) -> pd.DataFrame:
     """Outcomes of the worst case: an image that some attack turned is right to nobody (no class is -1)."""
-    stands = np.logical_and.reduce([robust(t) for t in tables])
+    stands = np.logical_and.reduce([metrics.robust(t) for t in tables])
     together = {**tables[0], "adversarial": np.where(stands, tables[0]["label"], -1)}
-    return pd.DataFrame({name: together[name].ravel() for name in OUTCOME_COLUMNS})
+    return pd.DataFrame({name: together[name].ravel() for name in metrics.OUTCOME_COLUMNS})
 
 
 def worst_metrics(table: pd.DataFrame, radius: float) -> dict[str, Estimate]:
     """The metrics of a worst case."""
-    return {name: e for name, e in evasion_metrics(table, radius).items() if name not in _LEFT}
+    return {name: e for name, e in metrics.evasion_metrics(table, radius).items() if name not in _LEFT}
 
 
 PAIRING = Pairing(
@@ -79,7 +70,7 @@ PAIRING = Pairing(
     }),
     label_free=("val_source_clean", "val_source_pgd", "val_pseudo"),
     worst=Worst(
-        ball=ball, main=at_main, correct=correct, robust=robust, merged=merged, metrics=worst_metrics,
+        ball=ball, main=at_main, correct=metrics.correct, robust=metrics.robust, merged=merged, metrics=worst_metrics,
         of_networks="val_",
     ),
 )  # fmt: skip

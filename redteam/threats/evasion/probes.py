@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from math import prod
 from typing import Any
 
 import pandas as pd
@@ -106,10 +107,7 @@ def without_gradient(network: nn.Module, x: torch.Tensor, labels: torch.Tensor, 
 
 def full_ball(norm: Norm, shape: Sequence[int]) -> Ball:
     """The ball around any image that holds every other: radius 1, or the square root of the values of an image."""
-    values = 1
-    for side in shape:
-        values *= int(side)
-    return Ball(norm, 1.0 if norm == "Linf" else float(values) ** 0.5)
+    return Ball(norm, 1.0 if norm == "Linf" else float(prod(shape)) ** 0.5)
 
 
 @contextmanager

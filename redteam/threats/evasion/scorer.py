@@ -17,26 +17,10 @@ from redteam.core.errors import ArtifactError, BudgetExceededError, DataError
 from redteam.core.scored import Scored
 from redteam.core.stats import wilson
 from redteam.learn.perturb import Norm, uniform
-from redteam.threats.evasion import probes
+from redteam.threats.evasion import metrics, probes
 from redteam.threats.evasion.artifact import Perturbed
 from redteam.threats.evasion.budget import allowed, enforce_ball, enforce_fit, enforce_threat
 from redteam.threats.evasion.domain import DomainDataset
-from redteam.threats.evasion.metrics import (
-    HISTORY_COLUMNS,
-    OUTCOME_COLUMNS,
-    PSEUDO_COLUMNS,
-    SELECTION_COLUMNS,
-    black_box_gain,
-    by_radius,
-    claims,
-    correct,
-    evasion_groups,
-    evasion_metrics,
-    pseudo_metrics,
-    rises,
-    selection_metrics,
-    validation_metrics,
-)
 from redteam.threats.evasion.nouns import Attackable, Fitted, to_tensor
 from redteam.threats.evasion.states import answered, pseudo_of, states_of
 
@@ -131,10 +115,7 @@ def _probes(
     rows = []
     for victim, one in enumerate(fitted):
         found = probes.probe(one.network, x, y, norm, uniform(ctx.seeds.child("probe", victim), x.device))
-        found += [
-            ("target-labels-used", float(_told(defended)), 0),
-            ("replayed", float(replayed), 0),
-        ]
+        found += [("target-labels-used", float(_told(defended)), 0), ("replayed", float(replayed), 0)]
         rows += [(victim, *row) for row in found]
     return pd.DataFrame(rows, columns=list(probes.PROBE_COLUMNS))
 
@@ -160,21 +141,25 @@ def rescore(artifact: Perturbed, evidence: Mapping[str, pd.DataFrame]) -> Scored
     """
     _check(artifact, evidence)
     outcomes = evidence["outcomes"]
-    metrics = evasion_metrics(outcomes, artifact.main)
-    grouped = evasion_groups(outcomes, artifact.main, artifact.attacks)
+    estimates = metrics.evasion_metrics(outcomes, artifact.main)
+    grouped = metrics.evasion_groups(outcomes, artifact.main, artifact.attacks)
     if "selection" in evidence:
-        chosen, by_selector = selection_metrics(evidence["selection"])
-        metrics, grouped = metrics | chosen, grouped | by_selector
+        chosen, by_selector = metrics.selection_metrics(evidence["selection"])
+        estimates, grouped = estimates | chosen, grouped | by_selector
     if "history" in evidence:
-        metrics |= validation_metrics(evidence["history"])
+        estimates |= metrics.validation_metrics(evidence["history"])
     if "pseudo" in evidence:
-        metrics |= pseudo_metrics(evidence["pseudo"])
-    return Scored(metrics, evidence, _flags(artifact, evidence), grouped)
+        estimates |= metrics.pseudo_metrics(evidence["pseudo"])
+    return Scored(estimates, evidence, _flags(artifact, evidence), grouped)
 
 
 def _check(artifact: Perturbed, evidence: Mapping[str, pd.DataFrame]) -> None:
-    needed = {"outcomes": OUTCOME_COLUMNS, "probes": probes.PROBE_COLUMNS}
-    further = {"selection": SELECTION_COLUMNS, "history": HISTORY_COLUMNS, "pseudo": PSEUDO_COLUMNS}
+    needed = {"outcomes": metrics.OUTCOME_COLUMNS, "probes": probes.PROBE_COLUMNS}
+    further = {
+        "selection": metrics.SELECTION_COLUMNS,
+        "history": metrics.HISTORY_COLUMNS,
+        "pseudo": metrics.PSEUDO_COLUMNS,
+    }
     for name, columns in (needed | {k: v for k, v in further.items() if k in evidence}).items():
         if name not in evidence or (missing := set(columns) - set(evidence[name])):
             what = "the table" if name not in evidence else ", ".join(sorted(missing))
@@ -195,12 +180,12 @@ def _check(artifact: Perturbed, evidence: Mapping[str, pd.DataFrame]) -> None:
 def _flags(artifact: Perturbed, evidence: Mapping[str, pd.DataFrame]) -> tuple[str, ...]:
     outcomes, table = evidence["outcomes"], evidence["probes"]
     replayed = bool(table.loc[table["name"] == "replayed", "value"].any())
-    claimed, held = claims(outcomes)
-    gain = black_box_gain(outcomes, artifact.main, artifact.attacks)
+    claimed, held = metrics.claims(outcomes)
+    gain = metrics.black_box_gain(outcomes, artifact.main, artifact.attacks)
     own = {
         "not-reproduced": not replayed and held > _NOT_REPRODUCED * claimed,
         "black-box-beats-white-box": gain is not None and gain.low is not None and gain.low > 0,
-        "not-monotone": bool(rises(outcomes)),
+        "not-monotone": bool(metrics.rises(outcomes)),
         "ensemble-cut-short": bool(artifact.notes.get("refused")),
         "accuracy-at-chance": _at_chance(outcomes, table, artifact.main),
     }
@@ -210,5 +195,5 @@ def _flags(artifact: Perturbed, evidence: Mapping[str, pd.DataFrame]) -> tuple[s
 def _at_chance(outcomes: pd.DataFrame, probed: pd.DataFrame, main: float) -> bool:
     """Whether Wilson's interval of some victim's own accuracy on the clean images reaches 1/K."""
     classes = probed.loc[probed["name"] == "classes", "value"].max()
-    right = correct(by_radius(outcomes)[main])
+    right = metrics.correct(metrics.by_radius(outcomes)[main])
     return any(wilson(int(own.sum()), len(own))[0] <= 1 / classes for own in right)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -94,10 +94,6 @@ def _load(name: str, source: DataSource) -> DomainDataset:
     return load_domains(name, data_dir=source.data_dir, offline=source.offline, download=source.download)
 
 
-def _enforce(artifact: Perturbed, config: Mapping[str, Any], access: Sequence[str], target: Any) -> None:
-    enforce_threat(artifact, config, access)
-
-
 def _tiny(ctx: Context) -> DomainTarget:
     settings = {
         "model": "digit-cnn-small", "size": 0, "rows": 0, "steps": 4, "batch_size": 16, "check_every": 2,
@@ -114,7 +110,9 @@ def _use(target: DomainTarget, ctx: Context) -> None:
 CLASSIFIER = TargetType(
     spec=SPEC, artifact=Perturbed, dataset="syn*-to-optdigits", prefix="classifier-",
     flags={"model": "model", "victims": "victims", "examples": "examples", "select": "select"},
-    load=_load, configure=configure, pinned=_pinned, enforce=_enforce, score=_score, rescore=rescore, work=_work,
+    load=_load, configure=configure, pinned=_pinned,
+    enforce=lambda artifact, config, access, _: enforce_threat(artifact, config, access),
+    score=_score, rescore=rescore, work=_work,
     report="redteam.threats.evasion.report:render", shows_data=True, pairing=PAIRING,
     layout=Layout(
         columns=("accuracy", "robust_accuracy", "attack_success", "selection_gap"), goal=("norm", "eps"),

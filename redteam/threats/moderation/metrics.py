@@ -13,7 +13,7 @@ half of its repeats come back not flagged; a repeat without a verdict is no pass
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import pandas as pd
@@ -57,10 +57,7 @@ class Texts:
         """The texts of `rows`, (n,) bool."""
 
         def cut(arm: Arm) -> Arm:
-            return Arm(
-                passed=arm.passed[rows], every=arm.every[rows], undecided=arm.undecided[rows],
-                total=arm.total[rows],
-            )  # fmt: skip
+            return Arm(**{f.name: getattr(arm, f.name)[rows] for f in fields(Arm)})
 
         keep = np.flatnonzero(rows)
         return Texts(

@@ -10,8 +10,7 @@ from redteam.core import registry
 from redteam.core.context import Context
 from redteam.core.record import Cell
 from redteam.core.scored import Scored
-from redteam.core.threat import DataSource, Layout, TargetType, Tiny, Work
-from redteam.core.types import Spec
+from redteam.core.threat import Layout, TargetType, Tiny, Work
 from redteam.data.nouns import TextDataset
 from redteam.data.texts import load_texts
 from redteam.threats.moderation.artifact import Suffixes
@@ -19,10 +18,6 @@ from redteam.threats.moderation.scorer import ScoreSettings, enforce, measure, r
 from redteam.threats.moderation.target import SPEC, ModerationTarget, configure, make, pinned
 
 _COUNT: dict[str, Callable[[str], Sequence[Any]]] = {"words": str.split, "characters": list}
-
-
-def _wrap(target: ModerationTarget, spec: Spec, config: Any, ctx: Context) -> ModerationTarget:
-    return target.behind(spec.run(target.classifier, config, ctx))
 
 
 def _score(
@@ -54,10 +49,6 @@ def _rate(target: ModerationTarget) -> float:
     return len(texts) / (time.perf_counter() - start)
 
 
-def _load(name: str, source: DataSource) -> TextDataset:
-    return load_texts(name)
-
-
 def _enforce(
     artifact: Suffixes, config: Mapping[str, Any], access: Sequence[str], target: ModerationTarget
 ) -> None:
@@ -76,8 +67,10 @@ def _use(target: ModerationTarget, ctx: Context) -> None:
 
 TEXT_CLASSIFIER = TargetType(
     spec=SPEC, artifact=Suffixes, dataset="moderated-topics", prefix="target-",
-    flags={"model": "target", "strings": "strings"}, load=_load, configure=configure, pinned=pinned, wrap=_wrap,
-    enforce=_enforce, score=_score, rescore=rescore, work=_work, report="redteam.threats.moderation.report:render",
+    flags={"model": "target", "strings": "strings"}, load=lambda name, source: load_texts(name),
+    configure=configure, pinned=pinned, enforce=_enforce, score=_score, rescore=rescore, work=_work,
+    wrap=lambda target, spec, config, ctx: target.behind(spec.run(target.classifier, config, ctx)),
+    report="redteam.threats.moderation.report:render",
     layout=Layout(
         columns=("evasion", "base_evasion", "random_evasion", "evasion_lift"), budget="max_queries"
     ),

@@ -144,11 +144,7 @@ def placements(bad: np.ndarray, good: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 
 def auroc(
-    scores: np.ndarray,
-    bad: np.ndarray,
-    stratum: np.ndarray,
-    unit: np.ndarray,
-    confidence: float = CONFIDENCE,
+    scores: np.ndarray, bad: np.ndarray, stratum: np.ndarray, unit: np.ndarray, confidence: float = CONFIDENCE
 ) -> Estimate | None:
     """Of all pairs of a bad and a good unit in one stratum, the share in which the bad one scores higher; ties half.
 

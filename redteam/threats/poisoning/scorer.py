@@ -20,6 +20,7 @@ from redteam.data.nouns import ImageDataset, ImageSet
 from redteam.learn.nouns import Classifier, TrainingSet
 from redteam.threats.poisoning import triggers
 from redteam.threats.poisoning.artifact import Poison
+from redteam.threats.poisoning.federation.artifact import Clients
 from redteam.threats.poisoning.filter_metrics import filter_groups, filter_metrics, retrain_cost
 from redteam.threats.poisoning.filtering import FilteredClassifier
 from redteam.threats.poisoning.metrics import OUTCOME_COLUMNS, poisoning_metrics
@@ -91,24 +92,24 @@ def enforce_threat(artifact: Poison, config: Mapping[str, Any], access: Sequence
     Raises:
         BudgetExceededError: another budget, class or trigger, or changed images under a threat of labels.
     """
-    claims = {
-        "budget": artifact.budget, "source": artifact.source_class, "target_class": artifact.target_class,
-        "trigger": artifact.trigger["name"],
-    }  # fmt: skip
-    for name, came in claims.items():
-        if name in config and config[name] != came:
-            raise BudgetExceededError(f"the cell planned {name} {config[name]}, the artifact says {came}")
-    enforce_trigger(artifact.trigger, config)
+    enforce_goal(artifact, config)
     if artifact.images is not None and "training images" not in access:
         raise BudgetExceededError(f"the artifact changes images; its threat allows: {', '.join(access)}")
 
 
-def enforce_trigger(trigger: Mapping[str, Any], config: Mapping[str, Any]) -> None:
-    """Raise `BudgetExceededError` for a trigger of another strength or period than its cell planned."""
+def enforce_goal(artifact: Poison | Clients, config: Mapping[str, Any], **more: Any) -> None:
+    """Raise `BudgetExceededError` for another budget, class or trigger than the cell planned. more: further claims."""
+    trigger = artifact.trigger
+    claims = {
+        "budget": artifact.budget, "source": artifact.source_class, "target_class": artifact.target_class,
+        "trigger": trigger["name"], **more,
+    }  # fmt: skip
     for name, knob in (("strength", "trigger_strength"), ("cycles", "trigger_cycles")):
-        planned = config.get(knob)
-        if name in trigger and planned is not None and trigger[name] != planned:
-            raise BudgetExceededError(f"the cell planned {knob} {planned}, the artifact says {trigger[name]}")
+        if name in trigger and config.get(knob) is not None:
+            claims[knob] = trigger[name]
+    for name, came in claims.items():
+        if name in config and config[name] != came:
+            raise BudgetExceededError(f"the cell planned {name} {config[name]}, the artifact says {came}")
 
 
 def _answers(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -87,10 +87,6 @@ def _work(jobs: Sequence[Any], rebuild: Callable[..., Any], ctx: Context) -> Wor
     return Work(_images(jobs, rebuild), "images through a training step", _rate(target, ctx))
 
 
-def _enforce(artifact: Poison, config: Mapping[str, Any], access: Sequence[str], target: Any) -> None:
-    enforce_threat(artifact, config, access)
-
-
 def _tiny(ctx: Context) -> ImageTrainable:
     dataset = stripes_dataset()
     config = {"model": "preact-resnet8-s2", "epochs": 1, "batch_size": 32, "schedule": "onecycle"}
@@ -104,7 +100,8 @@ def _use(target: Trainable, ctx: Context) -> None:
 
 TRAINABLE = TargetType(
     spec=SPEC, artifact=Poison, dataset="fashion-mini", prefix="victim-",
-    flags={"model": "model", "victims": "victims"}, load=data.load_from, configure=configure, enforce=_enforce,
+    flags={"model": "model", "victims": "victims"}, load=data.load_from, configure=configure,
+    enforce=lambda artifact, config, access, _: enforce_threat(artifact, config, access),
     score=_score, rescore=rescore, work=_work, report="redteam.threats.poisoning.report:render",
     shows_data=True,
     layout=Layout(

@@ -21,20 +21,9 @@ from redteam.core.scored import Scored
 from redteam.core.stats import Estimate, paired_difference
 from redteam.data.nouns import TextDataset
 from redteam.llm.language import Completion, LanguageModel, Sampling
+from redteam.threats.strings import metrics
 from redteam.threats.strings.artifact import Strings
 from redteam.threats.strings.budget import enforce, plain
-from redteam.threats.strings.metrics import (
-    BENIGN_COLUMNS,
-    OUTCOME_COLUMNS,
-    SEARCH_COLUMNS,
-    SEARCHED,
-    UNANSWERED,
-    answers,
-    grouped_metrics,
-    judged,
-    judged_benign,
-    string_metrics,
-)
 
 __all__ = ["ScoreSettings", "enforce", "measure", "paired", "rescore"]
 
@@ -112,7 +101,7 @@ def _outcomes(
             for i, c in enumerate(came)
         ]  # fmt: skip
     ctx.report("score", len(arms), len(arms))
-    return judged(pd.DataFrame(rows))[list(OUTCOME_COLUMNS)]
+    return metrics.judged(pd.DataFrame(rows))[list(metrics.OUTCOME_COLUMNS)]
 
 
 def _benign(prompts: Sequence[str], clean: LanguageModel, target: LanguageModel) -> pd.DataFrame:
@@ -122,13 +111,13 @@ def _benign(prompts: Sequence[str], clean: LanguageModel, target: LanguageModel)
         {"prompt": p, "clean_text": b.text, "clean_finish": b.finish, "text": a.text, "finish": a.finish}
         for p, b, a in zip(prompts, before, after, strict=True)
     ]
-    return judged_benign(pd.DataFrame(rows))[list(BENIGN_COLUMNS)]
+    return metrics.judged_benign(pd.DataFrame(rows))[list(metrics.BENIGN_COLUMNS)]
 
 
 def _search(artifact: Strings) -> pd.DataFrame:
-    columns = {name: getattr(artifact, name) for name in SEARCH_COLUMNS if name != "id"}
+    columns = {name: getattr(artifact, name) for name in metrics.SEARCH_COLUMNS if name != "id"}
     columns |= {"id": list(artifact.ids), "finish": list(artifact.finish)}
-    return pd.DataFrame({name: columns[name] for name in SEARCH_COLUMNS})
+    return pd.DataFrame({name: columns[name] for name in metrics.SEARCH_COLUMNS})
 
 
 def _trace(artifact: Strings) -> pd.DataFrame:
@@ -174,23 +163,23 @@ def rescore(artifact: Strings, evidence: Mapping[str, pd.DataFrame]) -> Scored:
         raise ArtifactError(
             f"expected evidence tables outcomes, search and trace; {', '.join(sorted(missing))} is missing"
         )
-    outcomes, search = judged(evidence["outcomes"]), evidence["search"]
-    benign = judged_benign(evidence["benign"]) if "benign" in evidence else None
+    outcomes, search = metrics.judged(evidence["outcomes"]), evidence["search"]
+    benign = metrics.judged_benign(evidence["benign"]) if "benign" in evidence else None
     if search["id"].tolist() != list(artifact.ids):
         raise ArtifactError("the evidence is of other strings than the artifact; run the attack again")
     try:
-        metrics = string_metrics(outcomes, search, benign, artifact.notes.get("caps"))
+        estimates = metrics.string_metrics(outcomes, search, benign, artifact.notes.get("caps"))
         if split := _split(artifact):
             train = [i for i, part in split.items() if part == "train"]
             asked_of, seen = (table[table["id"].isin(train)] for table in (outcomes, search))
-            own = string_metrics(asked_of, seen, None, artifact.notes.get("caps"))
-            metrics = {k: v for k, v in metrics.items() if k not in SEARCHED}
-            metrics |= {k: v for k, v in own.items() if k in SEARCHED}
+            own = metrics.string_metrics(asked_of, seen, None, artifact.notes.get("caps"))
+            estimates = {k: v for k, v in estimates.items() if k not in metrics.SEARCHED}
+            estimates |= {k: v for k, v in own.items() if k in metrics.SEARCHED}
     except ValueError as error:
         raise ArtifactError(f"outcomes: {error}; run the attack again") from error
     asked, lost = int(search["queries"].sum()), _unanswered(outcomes, search, benign)
-    flags = _flags(metrics, asked, lost, artifact.notes)
-    return Scored(metrics, evidence, flags, grouped=grouped_metrics(outcomes, search, split))
+    flags = _flags(estimates, asked, lost, artifact.notes)
+    return Scored(estimates, evidence, flags, grouped=metrics.grouped_metrics(outcomes, search, split))
 
 
 def paired(first: Mapping[str, pd.DataFrame], second: Mapping[str, pd.DataFrame]) -> Estimate:
@@ -199,7 +188,7 @@ def paired(first: Mapping[str, pd.DataFrame], second: Mapping[str, pd.DataFrame]
     Raises:
         ArtifactError: the runs are of other strings.
     """
-    ours, theirs = (answers(judged(t["outcomes"]), t["search"]) for t in (first, second))
+    ours, theirs = (metrics.answers(metrics.judged(t["outcomes"]), t["search"]) for t in (first, second))
     if sorted(first["search"]["id"]) != sorted(second["search"]["id"]):
         raise ArtifactError("expected two runs on the same strings")
     return paired_difference(ours.success, theirs.success)
@@ -228,23 +217,23 @@ def _unanswered(outcomes: pd.DataFrame, search: pd.DataFrame, benign: pd.DataFra
     """How many searches and requests of the scorer ended in an error or a timeout."""
     columns = [outcomes["finish"], search["finish"]]
     columns += [benign["finish"], benign["clean_finish"]] if benign is not None else []
-    return sum(int(c.isin(UNANSWERED).sum()) for c in columns)
+    return sum(int(c.isin(metrics.UNANSWERED).sum()) for c in columns)
 
 
 def _flags(
-    metrics: Mapping[str, Estimate], queries: int, unanswered: int, notes: Mapping[str, Any]
+    estimates: Mapping[str, Estimate], queries: int, unanswered: int, notes: Mapping[str, Any]
 ) -> tuple[str, ...]:
     """queries: of the search; one that asked nothing has no start to tell from its end."""
     flags = []
-    success, initial = metrics["success"], metrics["initial_success"]
+    success, initial = estimates["success"], estimates["initial_success"]
     assert success.low is not None and initial.high is not None
     if queries and success.value > 0 and initial.high >= success.low:
         flags.append("init-does-the-work")
-    if "reproduced" in metrics and metrics["reproduced"].value < _REPRODUCED:
+    if "reproduced" in estimates and estimates["reproduced"].value < _REPRODUCED:
         flags.append("not-reproduced")
     if unanswered:
         flags.append("errors-in-denominator")
-    if "benign_pass" in metrics and metrics["benign_pass"].value < _BENIGN_PASS:
+    if "benign_pass" in estimates and estimates["benign_pass"].value < _BENIGN_PASS:
         flags.append("defence-blocks-benign")
     if notes.get("self_proxy"):
         flags.append("self-proxy")

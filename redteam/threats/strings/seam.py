@@ -15,9 +15,7 @@ from redteam.core.context import Context
 from redteam.core.pairing import Pairing
 from redteam.core.record import Cell
 from redteam.core.scored import Scored
-from redteam.core.stats import Estimate
-from redteam.core.threat import DataSource, Layout, TargetType, Tiny, Work
-from redteam.core.types import Spec
+from redteam.core.threat import Layout, TargetType, Tiny, Work
 from redteam.data.nouns import TextDataset
 from redteam.data.texts import load_texts
 from redteam.llm.language import Sampling
@@ -29,10 +27,6 @@ from redteam.threats.strings.target import SPEC, LanguageTarget, configure, make
 
 Tables = Mapping[str, pd.DataFrame]
 _REMOTE = ("openai", "llama")
-
-
-def _wrap(target: LanguageTarget, spec: Spec, config: Any, ctx: Context) -> LanguageTarget:
-    return target.behind(spec.run(target.model, config, ctx))
 
 
 def _score(
@@ -79,10 +73,6 @@ def _rate(target: LanguageTarget) -> float:
     return batch / (time.perf_counter() - start)
 
 
-def _load(name: str, source: DataSource) -> TextDataset:
-    return load_texts(name)
-
-
 def _enforce(
     artifact: Strings, config: Mapping[str, Any], access: Sequence[str], target: LanguageTarget
 ) -> None:
@@ -93,10 +83,6 @@ def _enforce(
 def _tiny(ctx: Context) -> LanguageTarget:
     words = TextDataset("toy", ("a", "b"), ("Quiz 7!", "zebra"), "made for tests", "none needed")
     return make(words, configure(words, {}), ctx)
-
-
-def _difference(ours: Tables, theirs: Tables) -> dict[str, Estimate]:
-    return {"success": paired(ours, theirs)}
 
 
 def _use(target: LanguageTarget, ctx: Context) -> None:
@@ -110,9 +96,11 @@ LANGUAGE_MODEL = TargetType(
         "model": "target", "template": "template", "system": "system", "strings": "strings",
         "target_tokens": "target-tokens",
     },
-    load=_load, configure=configure, pinned=pinned, content=content_named, wrap=_wrap, enforce=_enforce,
-    score=_score, rescore=rescore, work=_work, report="redteam.threats.strings.report:render",
-    pairing=Pairing(difference=_difference), offers=metrics,
+    load=lambda name, source: load_texts(name), configure=configure, pinned=pinned, content=content_named,
+    wrap=lambda target, spec, config, ctx: target.behind(spec.run(target.model, config, ctx)),
+    enforce=_enforce, score=_score, rescore=rescore, work=_work,
+    report="redteam.threats.strings.report:render",
+    pairing=Pairing(difference=lambda ours, theirs: {"success": paired(ours, theirs)}), offers=metrics,
     layout=Layout(
         columns=("success", "success_found", "initial_success", "search_lift"), budget="max_queries",
         base=("said with no adversarial string, undefended", "base_success"),

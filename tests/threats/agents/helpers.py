@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from redteam.threats.agents.artifact import Scripts
-from redteam.threats.agents.metrics import TRANSCRIPT_COLUMNS
+from redteam.threats.agents.metrics import TRANSCRIPT_COLUMNS, verdicts
 from redteam.threats.agents.nouns import (
     AgentDataset,
     AgentReply,
@@ -116,7 +116,8 @@ def evidence(
 ) -> dict[str, pd.DataFrame]:
     """The tables of one run."""
     asked = questions(data) if asked is None else asked
-    return tables_of(data, scripts(asked).scripts, transcripts(asked, answer), **over)
+    tables = tables_of(data, scripts(asked).scripts, transcripts(asked, answer), **over)
+    return {**tables, "verdicts": verdicts(tables)}
 
 
 def value(data: AgentDataset, q: Question) -> str:

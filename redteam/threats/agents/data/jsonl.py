@@ -19,18 +19,9 @@ from typing import Any, cast
 from redteam.core.errors import DataError, nearest
 from redteam.core.files import write_text
 from redteam.core.hashing import canonical_json
+from redteam.data import texts
+from redteam.threats.agents import nouns
 from redteam.threats.agents.data.check import check_dataset
-from redteam.threats.agents.nouns import (
-    LABELS,
-    AgentDataset,
-    Derived,
-    Field,
-    Label,
-    Profile,
-    RuleTable,
-    Task,
-    Value,
-)
 
 FORMAT = 1
 # Keys of each type of line and what they hold. `?`: may be left out.
@@ -55,7 +46,7 @@ _KEYS: Mapping[str, Mapping[str, str]] = {
 _LINES = ("meta", "field", "task", "rule", "profile")
 
 
-def write_jsonl(dataset: AgentDataset, path: Path) -> None:
+def write_jsonl(dataset: nouns.AgentDataset, path: Path) -> None:
     """Write a data set, whole or not at all.
 
     Raises:
@@ -64,7 +55,7 @@ def write_jsonl(dataset: AgentDataset, path: Path) -> None:
     write_text(path, "".join(canonical_json(row) + "\n" for row in _rows(dataset)))
 
 
-def _rows(dataset: AgentDataset) -> Iterator[dict[str, Any]]:
+def _rows(dataset: nouns.AgentDataset) -> Iterator[dict[str, Any]]:
     tasks = {p.id: [task for user, task in dataset.pairs if user == p.id] for p in dataset.profiles}
     if tuple((user, t) for user, own in tasks.items() for t in own) != dataset.pairs:
         raise DataError(
@@ -85,7 +76,7 @@ def _rows(dataset: AgentDataset) -> Iterator[dict[str, Any]]:
         yield {"type": "profile", "id": p.id, "name": p.name, "tasks": tasks[p.id], "values": values}
 
 
-def read_jsonl(path: Path) -> AgentDataset:
+def read_jsonl(path: Path) -> nouns.AgentDataset:
     """Read a data set and check all of it. Values come in the order of the fields, labels in that of the lines.
 
     Raises:
@@ -97,10 +88,10 @@ def read_jsonl(path: Path) -> AgentDataset:
     if len(meta) != 1:
         raise DataError(f"{path}: expected one line of type meta, found {len(meta)}")
     head = meta[0][1]
-    fields = tuple(Field(**row) for _, row in rows["field"])
-    tasks = tuple(Task(**row) for _, row in rows["task"])
+    fields = tuple(nouns.Field(**row) for _, row in rows["field"])
+    tasks = tuple(nouns.Task(**row) for _, row in rows["task"])
     profiles = tuple(_profile(row, fields, where) for where, row in rows["profile"])
-    dataset = AgentDataset(
+    dataset = nouns.AgentDataset(
         name=f"jsonl:{path}",
         version=head["version"],
         fields=fields,
@@ -117,38 +108,38 @@ def read_jsonl(path: Path) -> AgentDataset:
     return dataset
 
 
-def _table(version: str, rules: Sequence[tuple[str, dict[str, Any]]]) -> RuleTable:
-    labels: dict[str, dict[str, Label]] = {}
+def _table(version: str, rules: Sequence[tuple[str, dict[str, Any]]]) -> nouns.RuleTable:
+    labels: dict[str, dict[str, nouns.Label]] = {}
     reasons: dict[str, dict[str, str]] = {}
     for where, row in rules:
         task, name, label = row["task"], row["field"], row["label"]
-        if label not in LABELS:
-            raise DataError(f"{where}: expected a label of {', '.join(LABELS)}, got '{label}'")
+        if label not in nouns.LABELS:
+            raise DataError(f"{where}: expected a label of {', '.join(nouns.LABELS)}, got '{label}'")
         if name in labels.setdefault(task, {}):
             raise DataError(
                 f"{where}: the field '{name}' is labelled twice in the task '{task}', {labels[task][name]} and "
                 f"{label}; keep one"
             )
-        labels[task][name] = cast("Label", label)
+        labels[task][name] = cast("nouns.Label", label)
         if row.get("reason"):
             reasons.setdefault(task, {})[name] = row["reason"]
-    return RuleTable(version=version, labels=labels, reasons=reasons)
+    return nouns.RuleTable(version=version, labels=labels, reasons=reasons)
 
 
-def _profile(row: Mapping[str, Any], fields: Sequence[Field], where: str) -> Profile:
+def _profile(row: Mapping[str, Any], fields: Sequence[nouns.Field], where: str) -> nouns.Profile:
     values = {name: _value(value, f"{where}, field '{name}'") for name, value in row["values"].items()}
     ordered = {f.name: values.pop(f.name) for f in fields if f.name in values}
-    return Profile(id=row["id"], name=row["name"], values={**ordered, **values})
+    return nouns.Profile(id=row["id"], name=row["name"], values={**ordered, **values})
 
 
-def _value(row: Any, where: str) -> Value:
+def _value(row: Any, where: str) -> nouns.Value:
     checked = _checked("value", row, where)
     derived = []
     for fact in checked.get("derived", ()):
         one = _checked("derived", fact, where)
         lists = {key: tuple(one.get(key, ())) for key in ("phrases", "sources")}
-        derived.append(Derived(name=one["name"], question=one["question"], **lists))
-    return Value(text=checked["text"], sentinels=tuple(checked["sentinels"]), derived=tuple(derived))
+        derived.append(nouns.Derived(name=one["name"], question=one["question"], **lists))
+    return nouns.Value(text=checked["text"], sentinels=tuple(checked["sentinels"]), derived=tuple(derived))
 
 
 # ---------------------------------------------------------------- lines
@@ -180,16 +171,7 @@ def _read(path: Path) -> dict[str, list[tuple[str, dict[str, Any]]]]:
 
 def read_text(path: Path) -> str:
     """A UTF-8 file. Raises DataError: missing, not readable, or not UTF-8."""
-    try:
-        return path.read_bytes().decode("utf-8-sig")
-    except FileNotFoundError:
-        raise DataError(f"there is no file {path}; expected the path of a data set of agents") from None
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path}: expected UTF-8, got a wrong byte at {error.start}; save it as UTF-8"
-        ) from None
+    return texts.read_text(path, "the path of a data set of agents")
 
 
 def parse(text: str, where: str) -> Any:

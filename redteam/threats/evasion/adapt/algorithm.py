@@ -79,15 +79,12 @@ class Algorithm(Protocol):
     @property
     def settings(self) -> Mapping[str, Any]:
         """Its config as plain JSON values."""
-        ...
 
     def inner(self, step: Step) -> Any:
         """The inner maximisation: whatever `outer` needs, with no gradient attached."""
-        ...
 
     def outer(self, step: Step, inner: Any) -> Iterator[Loss]:
         """Yields (group, losses (R,)); the loop updates that group by them before it asks for the next."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -118,12 +118,7 @@ def digest(name: str) -> str:
 
 
 def load_external(
-    name: str,
-    *,
-    classes: int,
-    shape: Shape,
-    mean: Sequence[float] = (),
-    std: Sequence[float] = (),
+    name: str, *, classes: int, shape: Shape, mean: Sequence[float] = (), std: Sequence[float] = ()
 ) -> nn.Module:
     """A network of the user's own on the CPU, in evaluation mode, with its normalisation inside.
 

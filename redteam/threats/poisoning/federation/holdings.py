@@ -96,18 +96,17 @@ def check(malicious: Clients, rows: np.ndarray, classes: int) -> None:
     rows: (N, n), what its clients hold.
 
     Raises:
-        ArtifactError: shapes, ids or labels that do not fit.
+        ArtifactError: shapes, types, ids or labels that do not fit.
     """
-    count, held = rows.shape
-    shape = (len(malicious.ids), held)
-    if malicious.labels.shape != shape or malicious.stamped.shape != shape or malicious.stamped.dtype != bool:
+    clients, held = rows.shape
+    ids, labels, stamped = malicious.ids, malicious.labels, malicious.stamped
+    shape, dtypes = (len(ids), held), tuple(str(a.dtype) for a in (ids, labels, stamped))
+    if labels.shape != shape or stamped.shape != shape or dtypes != ("int64", "int64", "bool"):
         raise ArtifactError(
-            f"expected labels and stamped {shape}, a row of {held} for each malicious client, got "
-            f"{malicious.labels.shape} and {malicious.stamped.shape} {malicious.stamped.dtype}; the artifact belongs "
-            "to another federation"
+            f"expected ids int64, and labels int64 and stamped bool for the {held} rows of each client, {shape}; "
+            f"got {labels.shape}, {stamped.shape} and {', '.join(dtypes)}; the artifact belongs to another federation"
         )
-    ids, labels = malicious.ids, malicious.labels
-    if len(ids) and (ids.min() < 0 or ids.max() >= count or (np.diff(ids) <= 0).any()):
-        raise ArtifactError(f"expected ascending ids of malicious clients from 0 to {count - 1}, got {ids}")
+    if len(ids) and (ids.min() < 0 or ids.max() >= clients or (np.diff(ids) <= 0).any()):
+        raise ArtifactError(f"expected ascending ids of malicious clients from 0 to {clients - 1}, got {ids}")
     if labels.size and not 0 <= labels.min() <= labels.max() < classes:
         raise ArtifactError(f"expected labels 0 to {classes - 1}, got {labels.min()} to {labels.max()}")

@@ -10,9 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from redteam.core.types import TargetKind
-from redteam.data.nouns import DatasetFacts, ImageSet
 from redteam.learn.nouns import Classifier
+from redteam.threats.poisoning.nouns import Trained
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,25 +28,21 @@ class Learner(Protocol):
     @property
     def classes(self) -> int:
         """Number of classes."""
-        ...
 
     def train(self, params: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
         """Local training from other parameters. params: (P,); chosen: (K,) bool.
 
         Returns (K, P) updates; rows of clients that were not chosen are zero.
         """
-        ...
 
     def represent(self, params: torch.Tensor, label: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean representation, under `params`, of each client's samples that it labels `label`.
 
         Returns (K, D) float32 and the samples it is the mean of, (K,) int64; rows without samples are NaN.
         """
-        ...
 
     def accuracy(self, params: torch.Tensor, label: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Of each client's own samples with `label`: how many the model gets right, and how many there are, (K,)."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +87,6 @@ class Rule(Protocol):
 
     def __call__(self, round: Round) -> Round:
         """The round with other weights, updates, mean, scores or notes."""
-        ...
 
 
 @runtime_checkable
@@ -101,7 +95,6 @@ class Overriding(Protocol):
 
     def overrides(self) -> Mapping[int, torch.Tensor]:
         """Parameters (P,) by label; empty while there are none."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,52 +136,27 @@ class FederatedRun:
 
 
 @runtime_checkable
-class Federation(Protocol):
-    """A trainable whose data lives with clients, over rounds."""
+class Federation(Trained, Protocol):
+    """A trainable of the kind `federation`, whose data lives with clients, over rounds.
 
-    @property
-    def kind(self) -> TargetKind:
-        """`federation`."""
-        ...
-
-    @property
-    def train(self) -> ImageSet:
-        """All training images; which client holds which is `rows`."""
-        ...
-
-    @property
-    def facts(self) -> DatasetFacts:
-        """What is customary for the data set."""
-        ...
-
-    @property
-    def config(self) -> Any:
-        """A `config.FederationConfig`."""
-        ...
+    train: all training images; which client holds which is `rows`. config: a `config.FederationConfig`.
+    """
 
     @property
     def rows(self) -> np.ndarray:
         """(N, n) int64: the rows of `train` that each of N clients holds."""
-        ...
 
     def fit(self, malicious: Clients | None, seeds: Sequence[int], ctx: Context) -> Sequence[FederatedRun]:
         """One run per seed. malicious: None for a federation of honest clients."""
-        ...
 
     def behind(self, name: str, settings: Mapping[str, Any], make: MakeRule) -> Federation:
         """The same federation with one more rule, applied after those it has.
 
         name: with the version of its code, and settings: what its fingerprint says of it.
         """
-        ...
 
     def at(self, images: np.ndarray, round: int) -> np.ndarray:
         """Images (N, H, W, C) uint8 as they look at `round`, where the distribution drifts."""
-        ...
-
-    def fingerprint(self) -> dict[str, Any]:
-        """Everything but malicious clients and seed that decides the outcome of `fit`, as plain JSON values."""
-        ...
 
 
 @dataclass(frozen=True)

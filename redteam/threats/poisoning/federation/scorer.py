@@ -19,20 +19,13 @@ from redteam.core.scored import Scored
 from redteam.core.stats import Estimate
 from redteam.data.nouns import ImageDataset, ImageSet
 from redteam.threats.poisoning import triggers
+from redteam.threats.poisoning.federation import metrics
 from redteam.threats.poisoning.federation.artifact import Clients
 from redteam.threats.poisoning.federation.conduct import Conduct
-from redteam.threats.poisoning.federation.metrics import (
-    BASE_TRAINED,
-    CLIENT_COLUMNS,
-    NOTE_COLUMNS,
-    ROUND_COLUMNS,
-    TRAINED,
-    by_round,
-    federation_metrics,
-)
+from redteam.threats.poisoning.federation.holdings import check
 from redteam.threats.poisoning.federation.nouns import FederatedRun, Federation, Snapshot
 from redteam.threats.poisoning.metrics import OUTCOME_COLUMNS
-from redteam.threats.poisoning.scorer import enforce_trigger
+from redteam.threats.poisoning.scorer import enforce_goal
 
 TABLES = ("outcomes", "rounds", "clients", "notes")
 # Thresholds of the flags, as documented in docs/flags.md.
@@ -63,14 +56,7 @@ def enforce_threat(artifact: Clients, config: Mapping[str, Any], access: Sequenc
         ArtifactError: a conduct that is none.
     """
     _enforce_ids(artifact)
-    claims = {
-        "budget": artifact.budget, "source": artifact.source_class, "target_class": artifact.target_class,
-        "trigger": artifact.trigger["name"], "presence": artifact.presence,
-    }  # fmt: skip
-    for name, came in claims.items():
-        if name in config and config[name] != came:
-            raise BudgetExceededError(f"the cell planned {name} {config[name]}, the artifact says {came}")
-    enforce_trigger(artifact.trigger, config)
+    enforce_goal(artifact, config, presence=artifact.presence)
     planned_conduct(Conduct.of(artifact.conduct), config)
     allowed = ", ".join(access)
     if len(artifact.ids) and "training labels" not in access:
@@ -121,28 +107,10 @@ def _enforce_ids(artifact: Clients) -> None:
 
 def enforce_fit(artifact: Clients, target: Federation) -> None:
     """Raise `ArtifactError` for an artifact that is not for this federation."""
-    clients, images = target.rows.shape
-    classes = len(target.train.classes)
-    shape = (len(artifact.ids), images)
-    dtypes = tuple(str(a.dtype) for a in (artifact.ids, artifact.labels, artifact.stamped))
-    if (
-        artifact.labels.shape != shape
-        or artifact.stamped.shape != shape
-        or dtypes != ("int64", "int64", "bool")
-    ):
-        raise ArtifactError(
-            f"expected ids int64, and labels int64 and stamped bool for the {images} rows of each client, {shape}; "
-            f"got {artifact.labels.shape}, {artifact.stamped.shape} and {', '.join(dtypes)}; "
-            "the artifact belongs to another federation"
-        )
-    if len(artifact.ids) and not 0 <= artifact.ids.min() <= artifact.ids.max() < clients:
-        raise ArtifactError(
-            f"expected clients 0 to {clients - 1}, got {artifact.ids.min()} to {artifact.ids.max()}"
-        )
-    if artifact.labels.size and not 0 <= artifact.labels.min() <= artifact.labels.max() < classes:
-        raise ArtifactError(
-            f"expected labels 0 to {classes - 1}, got {artifact.labels.min()} to {artifact.labels.max()}"
-        )
+    ids, clients = artifact.ids, len(target.rows)
+    if len(ids) and not 0 <= ids.min() <= ids.max() < clients:
+        raise ArtifactError(f"expected clients 0 to {clients - 1}, got {ids.min()} to {ids.max()}")
+    check(artifact, target.rows, len(target.train.classes))
 
 
 # ---------------------------------------------------------------- running and asking
@@ -191,8 +159,11 @@ def _of_victim(table: pd.DataFrame, victim: int) -> pd.DataFrame:
 def _with_costs(run: FederatedRun, reference: FederatedRun) -> pd.DataFrame:
     """The run's notes, and the images that it and its reference trained on, at their last round."""
     last = run.snapshots[-1].round
-    costs = [(last, TRAINED, float(run.trained)), (last, BASE_TRAINED, float(reference.trained))]
-    added = pd.DataFrame(costs, columns=list(NOTE_COLUMNS[1:]))
+    costs = [
+        (last, metrics.TRAINED, float(run.trained)),
+        (last, metrics.BASE_TRAINED, float(reference.trained)),
+    ]
+    added = pd.DataFrame(costs, columns=list(metrics.NOTE_COLUMNS[1:]))
     return pd.concat([run.notes, added], ignore_index=True) if len(run.notes) else added
 
 
@@ -209,7 +180,7 @@ def _asked(
         answers = _answers(artifact, test, target, own, base)
         rounds.append({"round": own.round, **_counts(artifact, answers)})
     outcomes = pd.DataFrame({k: answers[k].astype(np.int32) for k in OUTCOME_COLUMNS[1:]})
-    return outcomes, pd.DataFrame(rounds, columns=list(ROUND_COLUMNS[1:]))
+    return outcomes, pd.DataFrame(rounds, columns=list(metrics.ROUND_COLUMNS[1:]))
 
 
 def _answers(
@@ -253,25 +224,31 @@ def rescore(artifact: Clients, evidence: Mapping[str, pd.DataFrame]) -> Scored:
             than the budget.
     """
     _enforce_ids(artifact)
-    columns = dict(zip(TABLES, (OUTCOME_COLUMNS, ROUND_COLUMNS, CLIENT_COLUMNS, NOTE_COLUMNS), strict=True))
+    columns = dict(
+        zip(
+            TABLES,
+            (OUTCOME_COLUMNS, metrics.ROUND_COLUMNS, metrics.CLIENT_COLUMNS, metrics.NOTE_COLUMNS),
+            strict=True,
+        )
+    )
     for name, wanted in columns.items():
         if name not in evidence or (missing := set(wanted) - set(evidence[name])):
             what = "the table" if name not in evidence else f"{', '.join(sorted(missing))}"
             raise ArtifactError(f"expected evidence tables {', '.join(TABLES)}; of {name}, {what} is missing")
     outcomes, rounds, clients, notes = (evidence[name] for name in TABLES)
-    metrics = federation_metrics(
+    estimates = metrics.federation_metrics(
         outcomes, rounds, clients, notes, artifact.source_class, artifact.target_class
     )
-    return Scored(metrics, evidence, _flags(metrics, artifact, clients, notes), by_round(rounds))
+    return Scored(estimates, evidence, _flags(estimates, artifact, clients, notes), metrics.by_round(rounds))
 
 
 def _flags(
-    metrics: Mapping[str, Estimate], artifact: Clients, clients: pd.DataFrame, notes: pd.DataFrame
+    estimates: Mapping[str, Estimate], artifact: Clients, clients: pd.DataFrame, notes: pd.DataFrame
 ) -> tuple[str, ...]:
-    lift = metrics["trigger_lift"]
+    lift = estimates["trigger_lift"]
     flags = {
-        "clean-accuracy-collapsed": metrics["cta"].value < _COLLAPSED * metrics["base_cta"].value,
-        "high-base-rate": metrics["base_pta"].value > _HIGH_BASE,
+        "clean-accuracy-collapsed": estimates["cta"].value < _COLLAPSED * estimates["base_cta"].value,
+        "high-base-rate": estimates["base_pta"].value > _HIGH_BASE,
         "no-trigger-effect": len(artifact.ids) > 0 and lift.low is not None and lift.low <= 0,
         "under-budget": len(artifact.ids) < artifact.budget,
         "updates-rejected": bool(clients["rejected"].any()),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -78,10 +78,6 @@ def _work(jobs: Sequence[Any], rebuild: Callable[..., Any], ctx: Context) -> Wor
     )
 
 
-def _enforce(artifact: Clients, config: Mapping[str, Any], access: Sequence[str], target: Any) -> None:
-    enforce_threat(artifact, config, access)
-
-
 def _tiny(ctx: Context) -> FederatedTarget:
     """Twelve clients of eight images, six a round, three rounds."""
     dataset = stripes_dataset()
@@ -101,7 +97,9 @@ FEDERATION = TargetType(
     flags={
         "model": "model", "victims": "victims", "clients": "clients", "rounds": "rounds", "per_round": "per-round",
     },
-    load=data.load_from, configure=configure, enforce=_enforce, score=_score, rescore=rescore, work=_work,
+    load=data.load_from, configure=configure,
+    enforce=lambda artifact, config, access, _: enforce_threat(artifact, config, access),
+    score=_score, rescore=rescore, work=_work,
     report="redteam.threats.poisoning.federation.report:render", shows_data=True, offers=nouns,
     layout=Layout(
         columns=("cta", "asr", "asr_mean", "cta_drop"), goal=GOAL, shown=("strategy",), together=True,

@@ -57,16 +57,8 @@ class FederatedTarget:
 
     def dealt(self, dealing: int) -> np.ndarray:
         """(N, n) int64: the rows of one dealing; later ones are for class mixes that drift."""
-        c = self.config
-        return _dealt(
-            _Labels(self.train.labels),
-            len(self.train.classes),
-            c.clients,
-            c.images,
-            c.split,
-            c.concentration,
-            dealing,
-        )
+        settings = {name: getattr(self.config, name) for name in _DEALT_BY}
+        return _dealt(_Labels(self.train.labels), len(self.train.classes), dealing, **settings)
 
     @property
     def drift(self) -> Drift:
@@ -164,6 +156,7 @@ class FederatedTarget:
         }  # fmt: skip
 
 
+_DEALT_BY = ("clients", "images", "split", "concentration")
 _CLIENT_COLUMNS = ("round", "client", "malicious", "weight", "removed", "score", "rejected")
 
 
@@ -182,19 +175,10 @@ class _Labels:
 
 
 @lru_cache(maxsize=8)
-def _dealt(
-    labels: _Labels, classes: int, clients: int, images: int, split: Any, concentration: float, dealing: int
-) -> np.ndarray:
+def _dealt(labels: _Labels, classes: int, dealing: int, **settings: Any) -> np.ndarray:
+    """Settings: those of `_DEALT_BY`."""
     rng = SeedPath(0, ("federation", "partition")).child(dealing).numpy()
-    rows = partition(
-        labels.values,
-        classes,
-        clients=clients,
-        images=images,
-        split=split,
-        concentration=concentration,
-        rng=rng,
-    )
+    rows = partition(labels.values, classes, rng=rng, **settings)
     rows.setflags(write=False)
     return rows
 
