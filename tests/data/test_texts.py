@@ -66,9 +66,8 @@ def test_random_words_are_ten_different_common_words() -> None:
 def test_benign_and_calibration_prompts_are_two_halves_of_each_kind() -> None:
     benign, calibration = benign_prompts(), calibration_prompts()
     assert min(len(benign), len(calibration)) >= 60
-    assert not set(benign) & set(calibration) and len({*benign, *calibration}) == len(benign) + len(
-        calibration
-    )
+    assert not set(benign) & set(calibration)
+    assert len({*benign, *calibration}) == len(benign) + len(calibration)
     sections = read_sections("benign-prompts.txt")
     for prompts in sections.values():
         assert sum(p in benign for p in prompts) == sum(p in calibration for p in prompts) == len(prompts) / 2

@@ -193,9 +193,8 @@ def test_evaluate_runs_every_attack_and_control_behind_nothing_and_the_defence(t
         assert line["n"] > 0 and line["victims"] == 1
     out, _ = run(capsys, "compare", "--store", store, "--base", "at-source", "--worst", "--json")
     (row,) = json.loads(out)["rows"]
-    assert row["paired"] == "images" and row["attack"] == "worst of " + ", ".join(
-        sorted(called(a) for a in attacks)
-    )
+    assert row["paired"] == "images"
+    assert row["attack"] == "worst of " + ", ".join(sorted(called(a) for a in attacks))
 
 
 @pytest.mark.slow

@@ -217,9 +217,8 @@ def test_updates_that_are_not_finite_are_rejected_and_recorded(capsys, tmp_path,
     (record,) = json.loads(out)["records"]
     assert record["status"] == "ok" and "updates-rejected" in record["flags"]
     table = pd.read_parquet(tmp_path / record["id"] / "clients.parquet")
-    assert (table["rejected"] == table["malicious"]).all() and (
-        table.loc[table["rejected"], "weight"] == 0
-    ).all()
+    assert (table["rejected"] == table["malicious"]).all()
+    assert (table.loc[table["rejected"], "weight"] == 0).all()
     named = metrics(record)
     assert named["rejected_rate"]["value"] == named["malicious_rate"]["value"] == 0.2
     assert named["cta"]["value"] > 0.5, "the federation goes on without them"

@@ -144,10 +144,8 @@ def test_a_users_own_list_and_a_universal_string(tmp_path, capsys):
     run(capsys, *words)
     (path,) = (tmp_path / "runs").glob("*/artifact.npz")
     artifact = load(path)
-    assert (
-        artifact.prompts[0].startswith("Say say aaa ")
-        and len({p.split("aaa")[-1] for p in artifact.prompts[:1]}) == 1
-    )
+    assert artifact.prompts[0].startswith("Say say aaa ")
+    assert len({p.split("aaa")[-1] for p in artifact.prompts[:1]}) == 1
     tails = {p.removeprefix(f"Say {t} ") for p, t in zip(artifact.prompts, artifact.targets, strict=True)}
     assert len(tails) == 1 and list(artifact.queries[2:]) == [0, 0]
     record = parse(path.with_name("record.json").read_text())

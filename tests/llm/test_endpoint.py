@@ -144,10 +144,8 @@ def test_what_it_cannot_do_is_refused_with_a_reason_and_a_way_out():
 def test_a_server_that_takes_no_ids_is_sent_text():
     with serving(Manners(ids=False)) as server:
         model = connect(server)
-        assert (
-            not model.capabilities().prompt_logprobs
-            and "expected text" in model.capabilities().reasons["ids"]
-        )
+        assert not model.capabilities().prompt_logprobs
+        assert "expected text" in model.capabilities().reasons["ids"]
         got = model.next_token(PROMPT, encode(" Par"), k=3)
         assert got.chosen == ord("i") and server.bodies[-1]["prompt"] == PROMPT + " Par"
 

@@ -176,9 +176,8 @@ def test_adaptive_strategies_differ_as_said():
     counts = covariance.stamped.sum(1)
     assert len(set(counts)) > 3 and counts.min() < 3 and counts.max() > 5
     genuine = truth(covariance) == covariance.target_class
-    assert (covariance.labels[genuine] == covariance.target_class).all() and not covariance.stamped[
-        genuine
-    ].any()
+    assert (covariance.labels[genuine] == covariance.target_class).all()
+    assert not covariance.stamped[genuine].any()
     assert federated_adaptive.SPEC.adaptive and not federated_badnets.SPEC.adaptive
 
 

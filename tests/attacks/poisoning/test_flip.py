@@ -34,9 +34,8 @@ def test_expert_data_appends_the_last_source_rows_stamped(target):
     assert np.array_equal(data.rows, np.concatenate([np.arange(n), sources]))
     assert (data.labels[n:] == c.target_class).all() and np.array_equal(data.labels[:n], target.train.labels)
     assert np.array_equal(data.clean, target.train.images[data.rows])
-    assert np.array_equal(data.images[:n], data.clean[:n]) and not np.array_equal(
-        data.images[n:], data.clean[n:]
-    )
+    assert np.array_equal(data.images[:n], data.clean[:n])
+    assert not np.array_equal(data.images[n:], data.clean[n:])
 
 
 def test_all_to_one_draws_from_every_class_but_the_target(target):

@@ -111,9 +111,8 @@ def test_clients_without_weight_count_nowhere():
     assert noted(out)["clip-norm"] == 2 and out.updates[3] == 1000
     assert outcome("trimmed-mean", updates, 1, weights=[1, 1, 1, 0]) == 2
     krum = rule("multi-krum", 4, 0)(round_of(updates, weights=[1, 1, 1, 0]))
-    assert krum.weights.tolist() == [1, 1, 1, 0] and np.isnan(krum.scores.numpy()).tolist() == [False] * 3 + [
-        True
-    ]
+    assert krum.weights.tolist() == [1, 1, 1, 0]
+    assert np.isnan(krum.scores.numpy()).tolist() == [False] * 3 + [True]
 
 
 def test_noise_has_the_sd_it_says_and_comes_from_the_servers_stream():

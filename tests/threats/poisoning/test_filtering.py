@@ -108,12 +108,10 @@ def test_representations_are_what_the_head_sees():
     again = head(torch.from_numpy(found)).detach().numpy()
     assert np.allclose(again, logits, atol=1e-5)
     spatial = features(model, images, data.facts, torch.device("cpu"), "spatial")
-    assert (
-        spatial.shape[0] == 5 and spatial.shape[1] % found.shape[1] == 0 and spatial.shape[1] > found.shape[1]
-    )
-    assert not model._forward_hooks and all(
-        not m._forward_hooks and not m._forward_pre_hooks for m in model.modules()
-    )
+    assert spatial.shape[0] == 5 and spatial.shape[1] % found.shape[1] == 0
+    assert spatial.shape[1] > found.shape[1]
+    assert not model._forward_hooks
+    assert all(not m._forward_hooks and not m._forward_pre_hooks for m in model.modules())
 
 
 def test_a_model_without_a_linear_head_is_refused():

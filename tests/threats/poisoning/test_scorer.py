@@ -138,11 +138,8 @@ def test_measure_then_rescore_agree_to_the_last_digit(dataset, target, ctx, tmp_
     labels = dataset.train.labels.copy()
     labels[np.flatnonzero(labels == 2)[:3]] = 0
     scored = measure(poison(labels), dataset, target, target, 2, replace(ctx, stage_dir=tmp_path))
-    assert (
-        scored.metrics["trigger_lift_sd"].n == 2
-        and scored.metrics["cta"].seeds == 2
-        and len(scored.evidence["outcomes"]) == 240
-    )
+    assert scored.metrics["trigger_lift_sd"].n == 2 and scored.metrics["cta"].seeds == 2
+    assert len(scored.evidence["outcomes"]) == 240
     path = tmp_path / "o.parquet"
     scored.evidence["outcomes"].to_parquet(path)
     again = rescore(poison(labels), {**scored.evidence, "outcomes": pd.read_parquet(path)})

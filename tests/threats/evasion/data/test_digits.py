@@ -323,10 +323,8 @@ def test_mnist_m_in_its_own_layout_shares_no_digit_with_mnist(mnist: Path) -> No
         mnist / "mnist_m", {"train": [i % 10 for i in range(70)], "test": [i % 10 for i in range(30)]}
     )
     alone = load_pair("mnist-m-to-optdigits", at(mnist))
-    assert (
-        alone.source.images.shape == (100, 32, 32, 3)
-        and np.bincount(alone.source.labels).tolist() == [10] * 10
-    )
+    assert alone.source.images.shape == (100, 32, 32, 3)
+    assert np.bincount(alone.source.labels).tolist() == [10] * 10
     assert np.array_equal(alone.source.images[3], pixels(32, 32, 3, seed=3))
     pair = load_pair("mnist-to-mnist-m", at(mnist))
     a = digits.load_domain("mnist", at(mnist), half=0)
