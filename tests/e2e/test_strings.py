@@ -92,33 +92,14 @@ def test_a_cap_stops_a_run_and_a_higher_one_goes_on_to_the_same_end(store, tmp_p
 
 def test_resume_refuses_another_config_and_says_what_differs(store, capsys):
     run_id = records(store)["gcq"].id
-    _, err = run(
-        capsys,
-        *GCQ,
-        "--max-queries",
-        "64",
-        "--length",
-        "12",
-        "--store",
-        str(store),
-        "--resume",
-        run_id,
-        code=2,
-    )
+    other = [*GCQ, "--max-queries", "64", "--length", "12", "--store", store]
+    _, err = run(capsys, *other, "--resume", run_id, code=2)
     assert "attack.config.max_queries: was 48, is 64" in err
     assert len(records(store)) == 7
 
 
 def test_defended_cells_adaptive_and_oblivious(tmp_path, capsys):
-    behind = [
-        *SMALL,
-        "--controls",
-        "none",
-        "--defense",
-        "perplexity-filter:model=tiny:",
-        "--store",
-        str(tmp_path),
-    ]
+    behind = [*SMALL, "--controls", "none", "--defense", "perplexity-filter:model=tiny:", "--store", tmp_path]
     run(capsys, *behind)
     run(capsys, *behind, "--adaptive")
     kinds = {r.cell.knowledge: r for p in tmp_path.glob("*/record.json") for r in [parse(p.read_text())]}
