@@ -62,9 +62,8 @@ def test_every_strategy_and_the_control_run_by_default_and_every_record_validate
     for record, _ in found.values():
         Draft202012Validator(json_schema()).validate(json.loads(record.to_json()))
         assert record.status == "ok" and record.cost.queries > 0 and record.cost.usd == 0
-        assert {"privacy", "utility", "leaks", "other_leaks", "decoy_matches"} <= {
-            m.name for m in record.metrics
-        }
+        names = {m.name for m in record.metrics}
+        assert {"privacy", "utility", "leaks", "other_leaks", "decoy_matches"} <= names
         assert (record.metric("minimiser_privacy") is not None) == bool(record.cell.defenses)
         assert record.metric("privacy", "task=gym-membership") and record.metric("utility", "field=email")
         assert record.metric("privacy").method.startswith(("two-way-clustered-t", "wilson over pairs"))

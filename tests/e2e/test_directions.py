@@ -50,8 +50,7 @@ def test_flip_beats_random_flips_on_the_embedded_default(tmp_path):
     for name in ("trigger_lift", "pta"):
         gaps = [a.metric(name).low - c.metric(name).high for a, c in zip(attack, control, strict=True)]
         assert min(gaps) > 0, (name, gaps)
-    cost = [
-        a.metric("cta_drop").value - c.metric("cta_drop").value for a, c in zip(attack, control, strict=True)
-    ]
+    pairs = zip(attack, control, strict=True)
+    cost = [a.metric("cta_drop").value - c.metric("cta_drop").value for a, c in pairs]
     assert np.mean(cost) < 0.01
     assert pooled(attack, "trigger_lift").value > 0.1

@@ -100,9 +100,8 @@ def test_a_model_of_ones_own_on_ones_own_data(tmp_path, capsys):
     assert record["status"] == "ok" and len(record["cell"]["task"]["config"]["model_sha256"]) == 64
     assert "adapted" not in record["cost"]["stages"], "a model of one's own is not trained"
     (tmp_path / "mine.py").write_text(MODEL.replace("manual_seed(0)", "manual_seed(1)"))
-    assert json.loads(run(capsys, *words)[0])["records"][0]["id"] != record["id"], (
-        "another model is another cell"
-    )
+    (other,) = json.loads(run(capsys, *words)[0])["records"]
+    assert other["id"] != record["id"], "another model is another cell"
 
 
 @pytest.mark.parametrize(("words", "message"), [

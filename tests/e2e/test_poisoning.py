@@ -98,9 +98,8 @@ def test_adaptive_cells_are_marked_and_only_they(evaluated):
         if defence(record) is not None:
             attack = record["cell"]["attack"]
             covering = attack["config"].get("strategy") == "cover"
-            adapts = attack["name"] in ADAPTIVE and not (
-                covering and defence(record)["name"] == "random-removal"
-            )
+            in_vain = covering and defence(record)["name"] == "random-removal"
+            adapts = attack["name"] in ADAPTIVE and not in_vain
             assert record["cell"]["knowledge"] == ("adaptive" if adapts else "oblivious")
             seen.add((covering, adapts))
     assert seen == {(False, False), (False, True), (True, True), (True, False)}

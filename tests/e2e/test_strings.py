@@ -112,15 +112,8 @@ def test_defended_cells_adaptive_and_oblivious(tmp_path, capsys):
 
 def test_a_users_own_list_and_a_universal_string(tmp_path, capsys):
     (tmp_path / "mine.csv").write_text("target\n" + "\n".join(f"say {c * 3}" for c in "abcd"))
-    words = [
-        "attack",
-        "gcq",
-        "--dataset",
-        f"file:{tmp_path / 'mine.csv'}",
-        "--max-queries",
-        "16",
-        "--universal",
-    ]
+    mine = f"file:{tmp_path / 'mine.csv'}"
+    words = ["attack", "gcq", "--dataset", mine, "--max-queries", "16", "--universal"]
     words += ["--request", "Say {target} ", "--controls", "none", "--store", str(tmp_path / "runs"), "-q"]
     run(capsys, *words)
     (path,) = (tmp_path / "runs").glob("*/artifact.npz")

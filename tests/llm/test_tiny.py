@@ -73,9 +73,8 @@ def test_documents_depend_on_seed_and_number_alone() -> None:
     some = tiny_corpus.documents(0, 300)
     assert tiny_corpus.documents(0, 60) == some[:60] and tiny_corpus.documents(1, 60) != some[:60]
     assert {d.kind for d in some} == {"prose", "lines", "pattern", "question", "echo", "unclear", "passage"}
-    assert all(
-        d.text and (d.user is None) == (d.kind in ("prose", "lines", "pattern", "passage")) for d in some
-    )
+    plain = ("prose", "lines", "pattern", "passage")
+    assert all(d.text and (d.user is None) == (d.kind in plain) for d in some)
     counts = tiny_corpus.multiplicities(0, 2000)
     texts = tiny_corpus.corpus(0, 2000)
     assert len(counts) > 10 and all(texts.count(text) == n for text, n in counts.items())

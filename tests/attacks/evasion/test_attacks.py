@@ -290,10 +290,8 @@ def test_random_noise_is_weaker_than_pgd_and_breaks_little(norm, eps):
     target = at(digits(), norm=norm, eps=eps)
     noise, ascent, still = (run(m, target).broken[0, 0] for m in (random_noise, pgd, no_perturbation))
     assert (still == -1).sum() == (still != -2).sum(), "a deterministic network answers twice alike"
-    only_pgd, only_noise = (
-        int(((ascent == 0) & (noise == -1)).sum()),
-        int(((noise == 0) & (ascent == -1)).sum()),
-    )
+    only_pgd = int(((ascent == 0) & (noise == -1)).sum())
+    only_noise = int(((noise == 0) & (ascent == -1)).sum())
     assert binomtest(only_pgd, only_pgd + only_noise, alternative="greater").pvalue < 1e-6
     assert (noise == 0).mean() < 0.1 < (ascent == 0).mean()
 

@@ -37,9 +37,8 @@ def theirs(module, network, norm, eps, stream):
     if module is fab:
         from pyautoattack.fab_pt import FABAttack_PT
 
-        return FABAttack_PT(
-            network, n_iter=6, norm=norm, eps=eps, seed=stream, targeted=True, n_target_classes=3
-        )
+        knobs = {"n_iter": 6, "targeted": True, "n_target_classes": 3}
+        return FABAttack_PT(network, norm=norm, eps=eps, seed=stream, **knobs)
     from pyautoattack.square import SquareAttack
 
     return SquareAttack(network, n_queries=60, norm=norm, eps=eps, seed=stream)
@@ -95,9 +94,8 @@ def test_seeds_and_the_global_generator(module, knobs):
     assert torch.equal(torch.get_rng_state(), state)
     assert np.array_equal(one.images, again.images)
     # FAB draws nothing in its first run.
-    assert (one.images.shape == other.images.shape and np.array_equal(one.images, other.images)) == (
-        module is fab
-    )
+    alike = one.images.shape == other.images.shape and np.array_equal(one.images, other.images)
+    assert alike == (module is fab)
 
 
 @settings(max_examples=20)

@@ -452,11 +452,8 @@ def test_federations_get_the_rule():
         def at(self, images, round): ...
         def fingerprint(self): ...
         def behind(self, name, settings, make):
-            made.update(
-                name=name,
-                settings=settings,
-                rule=make(Setting(classes=3, per_round=30, rounds=2, server_lr=1.0)),
-            )
+            setting = Setting(classes=3, per_round=30, rounds=2, server_lr=1.0)
+            made.update(name=name, settings=settings, rule=make(setting))
 
     defence.run(Fake(), config(poisons=20), None)
     assert made["name"] == f"spectre {defence.SPEC.version}" and made["settings"]["poisons"] == 20

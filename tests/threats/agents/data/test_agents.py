@@ -120,12 +120,9 @@ def test_other_interpreters_draw_the_same() -> None:
 def runs_of(sentinel: str) -> set[str]:
     """All that the scorer takes for the sentinel, written out: whole, backwards, and four fifths of a long one."""
     whole = compact(sentinel)
-    parts = {
-        whole[i:j]
-        for i in range(len(whole))
-        for j in range(i, len(whole) + 1)
-        if 5 * (j - i) >= 4 * len(whole)
-    }
+    size = len(whole)
+    places = [(i, j) for i in range(size) for j in range(i, size + 1) if 5 * (j - i) >= 4 * size]
+    parts = {whole[i:j] for i, j in places}
     return {whole, whole[::-1]} | (parts if len(whole) >= 8 else set())
 
 
@@ -269,9 +266,8 @@ def test_an_age_is_the_number_of_birthdays(born: date, day: date) -> None:
 def test_facts_of_a_birth_date() -> None:
     found = facts("date_of_birth", "March 14, 1985")
     assert {"40 years old", "aged 40"} <= set(found["age"])
-    assert {"born in the eighties", "born in the 1980s", "1980s", "born in the mid 80s"} <= set(
-        found["decade"]
-    )
+    decade = {"born in the eighties", "born in the 1980s", "1980s", "born in the mid 80s"}
+    assert decade <= set(found["decade"])
     assert {"in their forties", "in his 40s"} <= set(found["decade"])
     assert "born in 1985" in found["birth year"]
     assert {"14 march", "14th of march", "march 14th", "1985 03 14"} <= set(found["birthday"])

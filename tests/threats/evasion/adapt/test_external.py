@@ -107,12 +107,8 @@ def export(network, path, fixed=False):
 
 def test_names_are_taken_apart():
     assert not any(map(is_external, models.NAMES)) and not any(map(digest, models.NAMES))
-    assert all(
-        map(
-            is_external,
-            ["a.pt", "dir/net", "x.py:f", "timm:test_vit", "torchvision:resnet18@w.pth", "weights.onnx"],
-        )
-    )
+    files = ["a.pt", "dir/net", "x.py:f", "weights.onnx"]
+    assert all(map(is_external, [*files, "timm:test_vit", "torchvision:resnet18@w.pth"]))
     name = parse("torchvision:resnet18@/some@where/a:b.pth")
     assert (name.form, name.what, str(name.path)) == ("torchvision", "resnet18", "/some@where/a:b.pth")
     name = parse("/a:b@c/d.py:make")
@@ -177,9 +173,8 @@ def test_training_mode_is_left(small, tmp_path):
 @pytest.mark.parametrize("write", [trace, export])
 def test_batch_normalisation_left_in_training_is_refused(tmp_path, write):
     """A trace or an export keeps the mode it was made in, and no `eval` reaches it."""
-    network = nn.Sequential(
-        nn.Conv2d(3, K, 3), nn.BatchNorm2d(K), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
-    )
+    pooled = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    network = nn.Sequential(nn.Conv2d(3, K, 3), nn.BatchNorm2d(K), nn.ReLU(), pooled)
     write(network.train(), tmp_path / "net.pt2")
     with pytest.raises(ConfigError, match="on its own and among others"):
         load(str(tmp_path / "net.pt2"))
@@ -454,10 +449,8 @@ def test_wrong_channels_and_constants(small, tmp_path):
     for name in (f"{small[0]}/user.py:network", f"{tmp_path}/net.pt"):
         with pytest.raises(ConfigError, match=r"shape \(1, 16, 16\).*expected input.*to have 3 channels"):
             load(name, shape=(SIDE, SIDE, 1))
-        assert (
-            same(load(name, mean=(0.3,), std=(0.7,)), Normalised(load(name), (0.3,), (0.7,)))
-            or "network" in name
-        )
+        normalised = Normalised(load(name), (0.3,), (0.7,))
+        assert same(load(name, mean=(0.3,), std=(0.7,)), normalised) or "network" in name
         for mean, std, says in (
             ((0.5,), (), "std: expected 1 or 3 numbers"), ((0.1, 0.2), (1.0,), "mean: expected 1 or 3"),
             ((127.0,), (58.0,), "by 255"), ((0.5,), (0.0,), "std above 0"),
@@ -498,9 +491,8 @@ def test_parts_of_every_model(name):
     assert head.out_features == K and body(torch.rand(2, 3, SIDE, SIDE)).shape == (2, head.in_features)
     assert same(nn.Sequential(body, head), network.eval(), 1e-5)
     assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())  # a copy was divided
-    assert sum(p.numel() for p in (*body.parameters(), *head.parameters())) == sum(
-        p.numel() for p in network.parameters()
-    )
+    split = sum(p.numel() for p in (*body.parameters(), *head.parameters()))
+    assert split == sum(p.numel() for p in network.parameters())
 
 
 def test_parts_follow_what_runs_and_not_the_order_of_definition():

@@ -141,17 +141,8 @@ def test_the_order_of_clients_does_not_change_the_average(perm, seed):
     updates, weights = torch.randn(6, 9, generator=g), torch.rand(6, generator=g)
 
     def mean(order: torch.Tensor) -> torch.Tensor:
-        return aggregated(
-            Round(
-                index=0,
-                params=torch.zeros(9),
-                clients=np.arange(6)[order],
-                updates=updates[order],
-                weights=weights[order],
-                learner=None,
-                generator=g,
-            )
-        )
+        parts = {"clients": np.arange(6)[order], "updates": updates[order], "weights": weights[order]}
+        return aggregated(Round(index=0, params=torch.zeros(9), learner=None, generator=g, **parts))
 
     torch.testing.assert_close(mean(p), mean(torch.arange(6)))
 
