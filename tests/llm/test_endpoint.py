@@ -395,27 +395,9 @@ def test_no_reply_breaks_the_parser(payload, api, k, echo):
 
 def test_tokens_by_text_by_bytes_and_by_id():
     ids = {b"\xe2\x80": 7, b" Paris": 8, "é".encode(): 9}
-    payload = {
-        "choices": [
-            {
-                "text": "x",
-                "logprobs": {
-                    "tokens": [" Paris"],
-                    "token_logprobs": [-0.5],
-                    "top_logprobs": [
-                        {
-                            " Paris": -0.5,
-                            "bytes:\\xe2\\x80": -1.5,
-                            "é": -2,
-                            "token_id:3": -3,
-                            "\ufffd": -4,
-                            "?": -5,
-                        }
-                    ],
-                },
-            }
-        ]
-    }
+    top = {" Paris": -0.5, "bytes:\\xe2\\x80": -1.5, "é": -2, "token_id:3": -3, "\ufffd": -4, "?": -5}
+    logprobs = {"tokens": [" Paris"], "token_logprobs": [-0.5], "top_logprobs": [top]}
+    payload = {"choices": [{"text": "x", "logprobs": logprobs}]}
     step = parse(payload, "completions", Ask(prompt="p", k=5), ids.get).steps[0]
     assert step.chosen == 8 and step.top == {8: -0.5, 7: -1.5, 9: -2, 3: -3} and step.best == -0.5
 

@@ -20,6 +20,7 @@ from tests.attacks.evasion.toys import (
     Linear,
     at,
     context,
+    counted,
     digits,
     fake,
     grey,
@@ -63,18 +64,8 @@ def test_the_images_are_the_librarys_own(module, knobs, norm, eps):
 
 @pytest.mark.parametrize(("module", "knobs"), BOTH, ids=["fab", "square"])
 def test_counts_are_what_the_network_saw(module, knobs):
-    inner, images, gradients = digits().networks[0], [], []
-
-    def counted(x: torch.Tensor) -> torch.Tensor:
-        images.append(len(x))
-        logits = inner(x)
-        if logits.requires_grad:
-            logits.register_hook(lambda g: gradients.append(len(g)))
-        return logits
-
-    target = at(replace(digits(), networks=[Function(counted)]), norm="Linf", eps=0.12, n=90)
-    found = run(module, target, **knobs, batch=40, curve=(0.03,))
-    assert found.forwards.sum() == sum(images) and found.backwards.sum() == sum(gradients)
+    found, images, gradients = counted(module, **knobs)
+    assert found.forwards.sum() == images and found.backwards.sum() == gradients
     lived, wrong = found.broken == -1, found.broken == -2
     assert (found.forwards[wrong] == 1).all()
     if module is square:

@@ -200,6 +200,14 @@ def test_a_fixed_batch_is_refused(small, tmp_path):
         load(str(tmp_path / "net.pt2"))
 
 
+def damage(folder, suffix, member, content):
+    """Write `bad`, which is `net` with other content in the member that ends so."""
+    old, new = (folder / f"{name}.{suffix}" for name in ("net", "bad"))
+    with zipfile.ZipFile(old) as source, zipfile.ZipFile(new, "w") as target:
+        for name in source.namelist():
+            target.writestr(name, content if name.endswith(member) else source.read(name))
+
+
 class Trap:
     """Reading it would call `print`; the tests would see the output."""
 
@@ -234,13 +242,7 @@ def test_an_export_with_a_pickle_inside_is_refused(small, tmp_path, capsys):
     """torch.export.load unpickles sample inputs without restraint where they are no plain tensors."""
     export(small[1], tmp_path / "net.pt2")
     torch.save({"a": Trap()}, tmp_path / "trap.pt")
-    with (
-        zipfile.ZipFile(tmp_path / "net.pt2") as old,
-        zipfile.ZipFile(tmp_path / "bad.pt2", "w") as new,
-    ):
-        for member in old.namelist():
-            trap = member.endswith("sample_inputs/model.pt")
-            new.writestr(member, (tmp_path / "trap.pt").read_bytes() if trap else old.read(member))
+    damage(tmp_path, "pt2", "sample_inputs/model.pt", (tmp_path / "trap.pt").read_bytes())
     with pytest.raises(ConfigError, match=r"pickled parts \(builtins.print\)"):
         load(str(tmp_path / "bad.pt2"))
     assert "the pickle ran" not in capsys.readouterr().out
@@ -251,13 +253,9 @@ def test_damaged_files(small, tmp_path):
     with zipfile.ZipFile(tmp_path / "other.pt", "w") as f:
         f.writestr("a/b.txt", "text")
     export(small[1], tmp_path / "net.pt2")
-    with zipfile.ZipFile(tmp_path / "net.pt2") as old, zipfile.ZipFile(tmp_path / "bad.pt2", "w") as new:
-        for member in old.namelist():
-            new.writestr(member, b"{" if member.endswith("model.json") else old.read(member))
+    damage(tmp_path, "pt2", "model.json", b"{")
     script(small[1], tmp_path / "net.pt")
-    with zipfile.ZipFile(tmp_path / "net.pt") as old, zipfile.ZipFile(tmp_path / "bad.pt", "w") as new:
-        for member in old.namelist():
-            new.writestr(member, b"" if member.endswith("data.pkl") else old.read(member))
+    damage(tmp_path, "pt", "data.pkl", b"")
     for name, says in (
         ("junk.pt", "neither"), ("other.pt", "none of torch"), ("bad.pt2", "torch.export.load failed"),
         ("bad.pt", "torch.jit.load failed"),
