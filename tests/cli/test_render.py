@@ -68,6 +68,5 @@ def test_no_column_vanishes_on_a_narrow_terminal(capsys, monkeypatch, columns):
     monkeypatch.setenv("COLUMNS", columns)
     print_records([make(0.25)], Path("s"))
     out = capsys.readouterr().out
-    assert all(
-        word in out for word in ("attack", "(attack)", "budget", "cta", "trigger_lift", "seeds", "0.250")
-    )
+    words = ("attack", "(attack)", "budget", "cta", "trigger_lift", "seeds", "0.250")
+    assert all(word in out for word in words)

@@ -136,9 +136,8 @@ def test_an_attack_that_knew_is_not_compared_with_one_that_did_not(store):
     record(store, standing(0.7, 1), defence="dart", knowledge="oblivious")
     record(store, standing(0.4, 2), defence="at-source")
     record(store, standing(0.1, 3))
-    assert [(r.base, r.other) for r in asked(store, base="dart, oblivious").rows] == [
-        ("dart, oblivious", "none")
-    ]
+    (row,) = asked(store, base="dart, oblivious").rows
+    assert (row.base, row.other) == ("dart, oblivious", "none")
 
 
 def test_averages_give_each_task_one_weight(store):
@@ -194,13 +193,8 @@ def sweep(store, base_task=None):
         for seed in (0, 1):
             record(store, standing(0.5 + strength / 10, seed), defence="dart", config={"strength": strength}, seed=seed,
                    extra={"val_pseudo": pseudo, "val_oracle": oracle})  # fmt: skip
-    record(
-        store,
-        standing(0.5),
-        defence="dart",
-        config={"strength": 9.0},
-        extra={"val_pseudo": 1.0, "val_oracle": 1.0},
-    )
+    best = {"val_pseudo": 1.0, "val_oracle": 1.0}
+    record(store, standing(0.5), defence="dart", config={"strength": 9.0}, extra=best)
     for seed in (0, 1):
         record(store, standing(0.2, 10 + seed), seed=seed)
 
@@ -219,13 +213,8 @@ def test_a_sweep_is_chosen_by_the_stated_criterion(store, by, best):
 
 def test_hyper_parameters_of_the_training_are_chosen_too(store):
     for lr, value in ((1e-3, 0.2), (1e-2, 0.7)):
-        record(
-            store,
-            standing(10 * lr * 5, 1),
-            defence="dart",
-            task={"lr": lr, "eps": 0.1},
-            extra={"val_pseudo": value},
-        )
+        task, extra = {"lr": lr, "eps": 0.1}, {"val_pseudo": value}
+        record(store, standing(10 * lr * 5, 1), defence="dart", task=task, extra=extra)
     record(store, standing(0.2), task={"lr": 1e-3, "eps": 0.1})
     (row,), (pick,) = (found := asked(store, by="val_pseudo")).rows, found.picks
     assert pick.setting == "dart, lr 0.01"
@@ -307,15 +296,8 @@ def several(store, defence, seed=0, attacks=("apgd", "autoattack", "pgd"), **mor
         options = CUSTOM if attack == "autoattack" else None
         record(store, x, defence=defence, seed=seed, attack=attack, options=options, **more)
         found[attack] = x
-    record(
-        store,
-        np.zeros((2, N), bool),
-        defence=defence,
-        seed=seed,
-        attack="random-noise",
-        role="control",
-        **more,
-    )
+    noise = {"attack": "random-noise", "role": "control"}
+    record(store, np.zeros((2, N), bool), defence=defence, seed=seed, **noise, **more)
     return found
 
 
@@ -343,9 +325,8 @@ def test_a_replayed_attack_belongs_to_the_worst_case_of_the_defence(store):
     record(store, b, defence="dann", attack="transfer-pgd", knowledge="adaptive")
     found = asked(store, worst=True)
     assert [r.other for r in found.rows] == ["none"]
-    assert found.left_out == (
-        "cnn on a-to-b, seed 0, dart and dann: some attack knew of the one defence and not of the other",
-    )
+    reason = "some attack knew of the one defence and not of the other"
+    assert found.left_out == (f"cnn on a-to-b, seed 0, dart and dann: {reason}",)
 
 
 def test_pairs_that_met_other_attacks_are_left_out_and_named(store):
@@ -487,9 +468,8 @@ def test_a_choice_by_labels_of_the_target_says_so(store, by, used):
     args = ["--store", str(store.root), "--base", "dart", "--by", by]
     flat = " ".join(CliRunner().invoke(command, args).output.split())
     assert ("used labels of the target domain" in flat) is used
-    assert (
-        json.loads(CliRunner().invoke(command, [*args, "--json"]).output)["picks"][0]["target_labels"] is used
-    )
+    told = json.loads(CliRunner().invoke(command, [*args, "--json"]).output)
+    assert told["picks"][0]["target_labels"] is used
 
 
 # ---------------------------------------------------------------- the command

@@ -73,10 +73,8 @@ def test_limits(ctx):
 
 def test_seed_paths_are_streams_of_their_own():
     root = SeedPath(3)
-    values = {
-        str(p): p.integer()
-        for p in (root, root.child("a"), root.child("b"), root.child("a", "b"), SeedPath(4))
-    }
+    paths = (root, root.child("a"), root.child("b"), root.child("a", "b"), SeedPath(4))
+    values = {str(p): p.integer() for p in paths}
     assert len(set(values.values())) == 5
     assert root.child("ab").integer() != root.child("a", "b").integer()
     assert np.array_equal(root.child("x").numpy().random(3), SeedPath(3, ("x",)).numpy().random(3))

@@ -200,10 +200,8 @@ TestRequests.settings = settings(max_examples=40, stateful_step_count=25, deadli
 
 @given(st.integers(0, 10**7), st.integers(0, 10**7))
 def test_money_is_exact_to_the_pico_dollar(t_in, t_out):
-    assert (
-        Price(input_per_million=1.5, output_per_million=0.15).pico(t_in, t_out)
-        == 1_500_000 * t_in + 150_000 * t_out
-    )
+    price = Price(input_per_million=1.5, output_per_million=0.15)
+    assert price.pico(t_in, t_out) == 1_500_000 * t_in + 150_000 * t_out
 
 
 def test_threads_share_a_ledger_and_together_reach_the_cap_exactly():

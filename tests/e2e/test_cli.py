@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -37,13 +38,8 @@ def test_records_validate_and_carry_what_they_must(store):
         assert record["cell"]["task"]["digest"] and record["environment"]["packages"]["torch"]
         assert record["cost"]["stages"]["victim"] > 0
         folder = store / record["id"]
-        assert {p.name for p in folder.iterdir()} == {
-            "artifact.npz",
-            "cell.json",
-            "record.json",
-            "outcomes.parquet",
-            "flips.parquet",
-        }
+        files = {"artifact.npz", "cell.json", "record.json", "outcomes.parquet", "flips.parquet"}
+        assert {p.name for p in folder.iterdir()} == files
 
 
 def test_score_agrees_to_the_last_digit(store, capsys):
@@ -53,8 +49,6 @@ def test_score_agrees_to_the_last_digit(store, capsys):
 
 
 def test_score_notices_a_changed_record(store, capsys, tmp_path):
-    import shutil
-
     run_id = records(store)[0]["id"]
     shutil.copytree(store / run_id, tmp_path / run_id)
     path = tmp_path / run_id / "record.json"
@@ -66,8 +60,6 @@ def test_score_notices_a_changed_record(store, capsys, tmp_path):
 
 
 def test_tampered_evidence_and_artifact_are_refused(store, capsys, tmp_path):
-    import shutil
-
     for name in ("artifact.npz", "outcomes.parquet"):
         run_id = records(store)[0]["id"]
         shutil.copytree(store / run_id, tmp_path / name / run_id)
@@ -79,9 +71,8 @@ def test_tampered_evidence_and_artifact_are_refused(store, capsys, tmp_path):
 
 def test_a_second_run_runs_nothing(store, capsys):
     before = {p: p.stat().st_mtime_ns for p in store.rglob("*") if p.is_file()}
-    _, err = run(
-        capsys, "attack", "random-flips", *DIGITS, "--budget", "60", "--seeds", "2", "--store", str(store)
-    )
+    words = ["attack", "random-flips", *DIGITS, "--budget", "60", "--seeds", "2", "--store", store]
+    _, err = run(capsys, *words)
     assert err.count("already in") == 2
     assert before == {p: p.stat().st_mtime_ns for p in store.rglob("*") if p.is_file()}
 
@@ -103,16 +94,8 @@ def test_a_newer_record_is_refused_by_name(store, capsys, tmp_path):
 
 def test_leaderboard_submit_build_verify_show(store, capsys, tmp_path):
     lines, boards = tmp_path / "r" / "x.jsonl", tmp_path / "boards"
-    run(
-        capsys,
-        "leaderboard",
-        "submit",
-        *[r["id"] for r in records(store)],
-        "--store",
-        str(store),
-        "--to",
-        str(lines),
-    )
+    ids = [r["id"] for r in records(store)]
+    run(capsys, "leaderboard", "submit", *ids, "--store", store, "--to", lines)
     assert len(lines.read_text().splitlines()) >= 3
     run(capsys, "leaderboard", "build", str(lines), "--out", str(boards))
     out, _ = run(capsys, "leaderboard", "verify", str(lines), "--boards", str(boards))
@@ -125,9 +108,7 @@ def test_leaderboard_submit_build_verify_show(store, capsys, tmp_path):
 
 
 def test_report_writes_one_page(store, capsys, tmp_path):
-    _out, _ = run(
-        capsys, "report", records(store)[0]["id"], "--store", str(store), "--out", str(tmp_path / "r.html")
-    )
+    run(capsys, "report", records(store)[0]["id"], "--store", store, "--out", tmp_path / "r.html")
     page = (tmp_path / "r.html").read_text()
     assert page.startswith("<!") and "data:image/png" in page and "<svg" in page
 
@@ -159,9 +140,8 @@ def test_help_shows_every_knob_with_its_default(capsys):
 
 
 def test_config_file_then_pairs_then_options(capsys, tmp_path):
-    (tmp_path / "c.toml").write_text(
-        '[attack]\nbudget = 5\ntrigger = "1xl"\n[victim]\nepochs = 4\nlr = 0.2\n'
-    )
+    config = '[attack]\nbudget = 5\ntrigger = "1xl"\n[victim]\nepochs = 4\nlr = 0.2\n'
+    (tmp_path / "c.toml").write_text(config)
     out, _ = run(
         capsys, "attack", "random-flips", "--dataset", "digits", "--config", str(tmp_path / "c.toml"),
         "-o", "budget=6", "-o", "victim.lr=0.3", "--victim-epochs", "7", "--dry-run", "--json",
@@ -176,12 +156,10 @@ def test_sweep_runs_a_plan(capsys, tmp_path):
         '[[run]]\nattack = "random-flips"\ndataset = "digits"\nseeds = 2\ncontrols = "none"\n'
         'victim = { model = "cnn", epochs = 1 }\ngrid = { budget = [10, 20] }\n'
     )
-    out, _ = run(
-        capsys, "sweep", str(tmp_path / "p.toml"), "--store", str(tmp_path / "s"), "--json", "--workers", "2"
-    )
-    assert sorted((r["cell"]["attack"]["config"]["budget"], r["cell"]["seed"]) for r in json.loads(out)["records"]) == [
-        (10, 0), (10, 1), (20, 0), (20, 1),
-    ]  # fmt: skip
+    words = ["sweep", tmp_path / "p.toml", "--store", tmp_path / "s", "--json", "--workers", "2"]
+    cells = [r["cell"] for r in json.loads(run(capsys, *words)[0])["records"]]
+    found = sorted((cell["attack"]["config"]["budget"], cell["seed"]) for cell in cells)
+    assert found == [(10, 0), (10, 1), (20, 0), (20, 1)]
 
 
 @pytest.mark.parametrize(
@@ -205,6 +183,7 @@ def test_plans_that_do_not_fit(capsys, tmp_path, text, message):
     assert message in err
 
 
+FLIP_DIGITS = ["attack", "flip", "--dataset", "digits"]
 BAD = [
     (["atack"], "unknown command 'atack'. Did you mean 'attack'"),
     (["attack", "flop"], "unknown attack 'flop'. Did you mean 'flip'"),
@@ -213,18 +192,12 @@ BAD = [
     (["attack", "flip", "-o", "bugdet=3"], "unknown option 'bugdet'. Did you mean 'budget'"),
     (["attack", "flip", "-o", "victim.epoch=3"], "victim: unknown option 'epoch'. Did you mean 'epochs'"),
     (["attack", "flip", "--preset", "papper"], "unknown preset of flip 'papper'. Did you mean 'paper'"),
-    (["attack", "flip", "--dataset", "digits", "--budget", "0"], "budget: expected more than 0 rows, got 0"),
-    (
-        ["attack", "flip", "--dataset", "digits", "--budget", "-5"],
-        "budget: expected more than 0 rows, got -5",
-    ),
-    (["attack", "flip", "--dataset", "digits", "--budget", "1298"], "expected 1 to 1297 rows"),
-    (["attack", "flip", "--dataset", "digits", "--source", "4"], "source and target are both class 4"),
-    (["attack", "flip", "--dataset", "digits", "--model", "resnet8"], "unknown model 'resnet8'"),
-    (
-        ["attack", "flip", "--dataset", "digits", "--labels", "none.npy", "--controls", "none"],
-        "no file at none.npy",
-    ),
+    ([*FLIP_DIGITS, "--budget", "0"], "budget: expected more than 0 rows, got 0"),
+    ([*FLIP_DIGITS, "--budget", "-5"], "budget: expected more than 0 rows, got -5"),
+    ([*FLIP_DIGITS, "--budget", "1298"], "expected 1 to 1297 rows"),
+    ([*FLIP_DIGITS, "--source", "4"], "source and target are both class 4"),
+    ([*FLIP_DIGITS, "--model", "resnet8"], "unknown model 'resnet8'"),
+    ([*FLIP_DIGITS, "--labels", "none.npy", "--controls", "none"], "no file at none.npy"),
     (["attack", "flip", "--adaptive", "--dataset", "digits"], "--adaptive: expected at least one --defense"),
     (["attack", "flip", "--defense", "shadows"], "unknown defense 'shadows'. Did you mean 'shadow'"),
     (["attack", "flip", "--device", "gpu"], "expected a device such as cpu"),
@@ -233,7 +206,7 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(("words", "message"), BAD, ids=[" ".join(w[:4]) for w, _ in BAD])
+@pytest.mark.parametrize(("words", "message"), BAD, ids=[" ".join(w) for w, _ in BAD])
 def test_bad_input_exits_2_with_a_message_and_leaves_nothing(capsys, tmp_path, monkeypatch, words, message):
     monkeypatch.chdir(tmp_path)
     _, err = run(capsys, *words, code=2)

@@ -10,30 +10,9 @@ from attacks.poisoning import flip
 from attacks.poisoning.flip.craft import optimise_labels
 from redteam import data
 from redteam.core.device import Device
-from redteam.core.plan import Request, plan
-from redteam.core.progress import NoProgress
-from redteam.core.run import Settings, run_jobs
-from redteam.core.stats import Estimate, across_cells
-from redteam.core.threat import DataSource
+from redteam.core.plan import Request
 from redteam.threats.poisoning.target import ImageTrainable, configure
-
-
-def run(request: Request, store):
-    """Records by attack name."""
-    source, device = DataSource(), Device("cpu")
-    out = {}
-    for job, record, _ in run_jobs(
-        plan(request, source, device), Settings(store, device, source), NoProgress()
-    ):
-        assert record.status == "ok", record.error
-        out.setdefault(job.cell.attack.name, []).append(record)
-    return out
-
-
-def pooled(records, name) -> Estimate:
-    """The mean over seeds."""
-    found = [r.metric(name) for r in records]
-    return across_cells([Estimate(m.value, m.low, m.high, m.n, m.seeds, m.method) for m in found])
+from tests.e2e.helpers import finished, pooled
 
 
 def test_badnets_opens_a_backdoor_and_no_attack_does_not(tmp_path):
@@ -41,8 +20,8 @@ def test_badnets_opens_a_backdoor_and_no_attack_does_not(tmp_path):
     goal = {"source": "all", "trigger": "4xl", "budget": 0.1}
     victim = {"model": "cnn", "epochs": 6}
     shared = {"dataset": "digits", "values": goal, "target": victim, "controls": "none"}
-    (attack,) = run(Request(attack="badnets", **shared), tmp_path)["badnets"]
-    (control,) = run(Request(attack="no-attack", **shared), tmp_path)["no-attack"]
+    (attack,) = finished(Request(attack="badnets", **shared), tmp_path)
+    (control,) = finished(Request(attack="no-attack", **shared), tmp_path)
     assert attack.metric("trigger_lift").low > max(0.2, control.metric("trigger_lift").high)
     assert attack.metric("pta").low > attack.metric("base_pta").high
     assert attack.metric("cta_drop").value < 0.1
@@ -66,13 +45,12 @@ def test_flip_moves_source_rows_towards_the_target(ctx):
 @pytest.mark.slow
 def test_flip_beats_random_flips_on_the_embedded_default(tmp_path):
     """Three seeds: FLIP's lift and pta lie above those of random flips, intervals apart."""
-    found = run(Request(attack="flip", seeds=range(3)), tmp_path)
-    attack, control = found["flip"], found["random-flips"]
+    found = finished(Request(attack="flip", seeds=range(3)), tmp_path)
+    attack, control = ([r for r in found if r.cell.attack.name == name] for name in ("flip", "random-flips"))
     for name in ("trigger_lift", "pta"):
         gaps = [a.metric(name).low - c.metric(name).high for a, c in zip(attack, control, strict=True)]
         assert min(gaps) > 0, (name, gaps)
-    cost = [
-        a.metric("cta_drop").value - c.metric("cta_drop").value for a, c in zip(attack, control, strict=True)
-    ]
+    pairs = zip(attack, control, strict=True)
+    cost = [a.metric("cta_drop").value - c.metric("cta_drop").value for a, c in pairs]
     assert np.mean(cost) < 0.01
     assert pooled(attack, "trigger_lift").value > 0.1

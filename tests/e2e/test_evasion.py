@@ -14,19 +14,12 @@ from redteam.core.stats import paired_difference
 from tests.e2e.helpers import quietly, records, run
 
 SIZE = {"eps": 0.15, "steps": 150, "check_every": 50, "val_rows": 60, "val_steps": 3, "examples": 150}
-QUICK = [
-    "--dataset",
-    "digits",
-    "--workers",
-    "1",
-    "--quiet",
-    *(w for k, v in SIZE.items() for w in ("-o", f"target.{k}={v}")),
-]
+SIZES = [w for k, v in SIZE.items() for w in ("-o", f"target.{k}={v}")]
+QUICK = ["--dataset", "digits", "--workers", "1", "--quiet", *SIZES]
 
 MODEL = """
 import torch
 from torch import nn
-from tests.e2e.helpers import quietly, records, run
 
 
 class Mine(nn.Module):
@@ -99,19 +92,16 @@ def test_scoring_again_agrees_and_compare_pairs_the_two(trained, capsys):
 
 def test_a_model_of_ones_own_on_ones_own_data(tmp_path, capsys):
     (tmp_path / "mine.py").write_text(MODEL)
-    out, _ = run(
-        capsys, "attack", "apgd", "--model", f"{tmp_path}/mine.py:build", "--dataset", "digits", "--examples", "40",
+    words = [
+        "attack", "apgd", "--model", f"{tmp_path}/mine.py:build", "--dataset", "digits", "--examples", "40",
         "--steps", "5", "--controls", "none", "--store", tmp_path / "store", "--json", "--workers", "1",
-    )  # fmt: skip
-    (record,) = json.loads(out)["records"]
+    ]  # fmt: skip
+    (record,) = json.loads(run(capsys, *words)[0])["records"]
     assert record["status"] == "ok" and len(record["cell"]["task"]["config"]["model_sha256"]) == 64
     assert "adapted" not in record["cost"]["stages"], "a model of one's own is not trained"
     (tmp_path / "mine.py").write_text(MODEL.replace("manual_seed(0)", "manual_seed(1)"))
-    out, _ = run(
-        capsys, "attack", "apgd", "--model", f"{tmp_path}/mine.py:build", "--dataset", "digits", "--examples", "40",
-        "--steps", "5", "--controls", "none", "--store", tmp_path / "store", "--json", "--workers", "1",
-    )  # fmt: skip
-    assert json.loads(out)["records"][0]["id"] != record["id"], "another model is another cell"
+    (other,) = json.loads(run(capsys, *words)[0])["records"]
+    assert other["id"] != record["id"], "another model is another cell"
 
 
 @pytest.mark.parametrize(("words", "message"), [
@@ -193,9 +183,8 @@ def test_evaluate_runs_every_attack_and_control_behind_nothing_and_the_defence(t
         assert line["n"] > 0 and line["victims"] == 1
     out, _ = run(capsys, "compare", "--store", store, "--base", "at-source", "--worst", "--json")
     (row,) = json.loads(out)["rows"]
-    assert row["paired"] == "images" and row["attack"] == "worst of " + ", ".join(
-        sorted(called(a) for a in attacks)
-    )
+    assert row["paired"] == "images"
+    assert row["attack"] == "worst of " + ", ".join(sorted(called(a) for a in attacks))
 
 
 @pytest.mark.slow

@@ -10,16 +10,11 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from defenses.poisoning import shadow, spectre
-from redteam.core.device import Device
-from redteam.core.plan import Request, plan
-from redteam.core.progress import NoProgress
+from redteam.core.plan import Request
 from redteam.core.record import json_schema
-from redteam.core.run import Settings, run_jobs
-from redteam.core.stats import Estimate, across_cells
-from redteam.core.threat import DataSource
 from redteam.data.nouns import ImageSet
 from redteam.threats.poisoning.federation.target import FederatedTarget
-from tests.e2e.helpers import metrics, quietly, records, run
+from tests.e2e.helpers import finished, metrics, pooled, quietly, records, run
 from tests.threats.poisoning.federation.helpers import clients, federation
 
 SIZE = {"clients": 100, "per_round": 20, "images": 20, "rounds": 40, "snapshot_every": 10, "batch_size": 10}
@@ -130,17 +125,9 @@ def cells(store, attack, *defences):
         attack=attack, preset="smoke", dataset="digits", values={"trigger": "4xl", **values}, target=SIZE,
         seeds=range(3), defenses=defences, controls="none",
     )  # fmt: skip
-    source, device = DataSource(), Device("cpu")
-    settings = Settings(store, device, source)
-    found = [r for _, r, _ in run_jobs(plan(request, source, device), settings, NoProgress())]
-    assert [r.status for r in found] == ["ok"] * 3, [r.error for r in found]
+    found = finished(request, store)
+    assert len(found) == 3
     return found
-
-
-def pooled(found, name):
-    """The mean over seeds."""
-    parts = [r.metric(name) for r in found]
-    return across_cells([Estimate(m.value, m.low, m.high, m.n, m.seeds, m.method) for m in parts])
 
 
 def test_malicious_clients_open_a_backdoor_and_multi_krum_and_shadow_close_it(tmp_path):
@@ -167,13 +154,11 @@ def test_malicious_clients_open_a_backdoor_and_multi_krum_and_shadow_close_it(tm
 
 # ---------------------------------------------------------------- bad input
 
+SHARE = "expected more than 0 and at most 0.5 of the clients"
 BAD = [
     (["--per-round", "41"], "per_round: fewer clients than sampled: expected at most the 40 clients, got 41"),
-    (
-        ["--fraction", "0"],
-        "expected more than 0 and at most 0.5 of the clients, got 0; for no malicious client",
-    ),
-    (["--fraction", "0.6"], "expected more than 0 and at most 0.5 of the clients, got 0.6"),
+    (["--fraction", "0"], f"{SHARE}, got 0; for no malicious client"),
+    (["--fraction", "0.6"], f"{SHARE}, got 0.6"),
     (["--fraction", "0.01"], "which makes none of the 10 of a round; raise fraction"),
     (["--budget", "21"], "expected 1 to 20 malicious clients of 40, at most half, got 21"),
     (["--model", "cnn"], "found a BatchNorm2d in it"),
@@ -217,9 +202,8 @@ def test_updates_that_are_not_finite_are_rejected_and_recorded(capsys, tmp_path,
     (record,) = json.loads(out)["records"]
     assert record["status"] == "ok" and "updates-rejected" in record["flags"]
     table = pd.read_parquet(tmp_path / record["id"] / "clients.parquet")
-    assert (table["rejected"] == table["malicious"]).all() and (
-        table.loc[table["rejected"], "weight"] == 0
-    ).all()
+    assert (table["rejected"] == table["malicious"]).all()
+    assert (table.loc[table["rejected"], "weight"] == 0).all()
     named = metrics(record)
     assert named["rejected_rate"]["value"] == named["malicious_rate"]["value"] == 0.2
     assert named["cta"]["value"] > 0.5, "the federation goes on without them"

@@ -11,18 +11,14 @@ from jsonschema import Draft202012Validator
 
 from redteam.core import registry
 from redteam.core.device import Device
-from redteam.core.plan import Request, plan
-from redteam.core.progress import NoProgress
+from redteam.core.plan import Request
 from redteam.core.record import json_schema
-from redteam.core.run import Settings, run_jobs
-from redteam.core.stats import Estimate, across_cells
-from redteam.core.threat import DataSource
 from redteam.data.nouns import ImageSet
 from redteam.data.toys import stripes_dataset
 from redteam.learn.nouns import TrainingSet
 from redteam.threats.poisoning.target import ImageTrainable
 from tests.conftest import small_config
-from tests.e2e.helpers import metrics, quietly, records, run
+from tests.e2e.helpers import finished, metrics, pooled, quietly, records, run
 
 TRIMMED = [
     "--dataset", "digits", "--preset", "smoke", "--workers", "1", "-o", "target.model=mlp", "-o", "target.epochs=1",
@@ -55,16 +51,9 @@ def test_evaluate_prints_one_table(evaluated):
     _, out = evaluated
     assert out.count("victim behind") == 1 and "clean model's base rate of pta" in out
     baselines = registry.get("defense", "spectre").baselines
-    for part in (
-        "nothing",
-        "random-removal",
-        "spectral-signatures",
-        "(factor=0.5)",
-        "filter_tpr",
-        *sorted(ATTACKS),
-    ):
-        assert part in out, part
     assert set(baselines) == {"random-removal", "spectral-signatures"}
+    for part in ("nothing", "(factor=0.5)", "filter_tpr", *baselines, *sorted(ATTACKS)):
+        assert part in out, part
 
 
 def test_every_attack_meets_every_defence_and_all_records_validate(evaluated):
@@ -109,9 +98,8 @@ def test_adaptive_cells_are_marked_and_only_they(evaluated):
         if defence(record) is not None:
             attack = record["cell"]["attack"]
             covering = attack["config"].get("strategy") == "cover"
-            adapts = attack["name"] in ADAPTIVE and not (
-                covering and defence(record)["name"] == "random-removal"
-            )
+            in_vain = covering and defence(record)["name"] == "random-removal"
+            adapts = attack["name"] in ADAPTIVE and not in_vain
             assert record["cell"]["knowledge"] == ("adaptive" if adapts else "oblivious")
             seen.add((covering, adapts))
     assert seen == {(False, False), (False, True), (True, True), (True, False)}
@@ -159,40 +147,35 @@ def test_evaluate_runs_all_variants_and_says_which(tmp_path):
 # ---------------------------------------------------------------- directions
 
 
-def pooled(store, name, metric):
-    """A metric behind one filter, over three seeds."""
+def behind(store, name):
+    """Records behind one filter on three seeds."""
     request = Request(
         attack="badnets", preset="smoke", dataset="digits", seeds=range(3), controls="none",
         values={"trigger": "4xl", "source": "all", "budget": 0.04}, target={"model": "mlp", "epochs": 6},
         defenses=((name, {}),),
     )  # fmt: skip
-    source, device = DataSource(), Device("cpu")
-    found = [
-        r
-        for _, r, _ in run_jobs(plan(request, source, device), Settings(store, device, source), NoProgress())
-    ]
-    assert [r.status for r in found] == ["ok"] * 3, [r.error for r in found]
-    parts = [r.metric(metric) for r in found]
-    return across_cells([Estimate(m.value, m.low, m.high, m.n, m.seeds, m.method) for m in parts])
+    found = finished(request, store)
+    assert len(found) == 3
+    return found
 
 
 def test_filters_find_more_than_random_removal_and_close_the_backdoor(tmp_path):
     """BadNets from all classes, 52 rows, a corner patch. The setting was chosen on seeds 10 to 12; these are 0 to 2."""
-    chance, open_door = (pooled(tmp_path, "random-removal", m) for m in ("filter_tpr", "pta"))
+    removed = behind(tmp_path, "random-removal")
+    chance, open_door = pooled(removed, "filter_tpr"), pooled(removed, "pta")
     for name in ("spectral-signatures", "spectre"):
-        found, closed = (pooled(tmp_path, name, m) for m in ("filter_tpr", "pta"))
+        filtered = behind(tmp_path, name)
+        found, closed = pooled(filtered, "filter_tpr"), pooled(filtered, "pta")
         assert found.low > chance.high, (name, found, chance)
         assert closed.high < open_door.low, (name, closed, open_door)
 
 
 # ---------------------------------------------------------------- bad input
 
+MOST = "expected at most the 1297 training rows"
 BAD = [
     ("spectral-signatures:label=77", "label: expected one of 0 to 9 to look at, got 77"),
-    (
-        "spectral-signatures:factor=100",
-        "poisons: expected at most the 1297 training rows, got 26 times factor 100",
-    ),
+    ("spectral-signatures:factor=100", f"poisons: {MOST}, got 26 times factor 100"),
     ("spectral-signatures:factor=0", "factor: expected more than 0, got 0"),
     ("spectral-signatures:labels=some", "labels"),
     ("spectre:poisons=-1", "poisons"),
@@ -204,36 +187,25 @@ BAD = [
 
 @pytest.mark.parametrize(("defense", "message"), BAD, ids=[d for d, _ in BAD])
 def test_bad_input_exits_2_with_a_message_and_leaves_nothing(capsys, tmp_path, defense, message):
-    _, err = run(
-        capsys, "attack", "badnets", *ONE, "--defense", defense, "--store", str(tmp_path / "s"), code=2
-    )
+    words = ["attack", "badnets", *ONE, "--defense", defense, "--store", tmp_path / "s"]
+    _, err = run(capsys, *words, code=2)
     assert message in " ".join(err.split())
     assert not list(tmp_path.glob("s/*/record.json"))
 
 
 def test_a_defence_of_another_target_cannot_be_evaluated_there(capsys, tmp_path):
-    _, err = run(
-        capsys,
-        "evaluate",
-        "spectral-signatures",
-        "--target-kind",
-        "federation",
-        "--store",
-        str(tmp_path),
-        code=2,
-    )
-    assert "no registered attack fits the defence 'spectral-signatures' on a federation" in " ".join(
-        err.split()
-    )
+    words = ["evaluate", "spectral-signatures", "--target-kind", "federation", "--store", tmp_path]
+    _, err = run(capsys, *words, code=2)
+    message = "no registered attack fits the defence 'spectral-signatures' on a federation"
+    assert message in " ".join(err.split())
 
 
 @pytest.mark.parametrize(
     "settings", ["random-removal:labels=all,poisons=1297", "spectral-signatures:labels=all,poisons=200"]
 )
 def test_all_samples_flagged_is_a_record_that_says_why(capsys, tmp_path, settings):
-    out, _ = run(
-        capsys, "attack", "badnets", *ONE, "--defense", settings, "--store", str(tmp_path), "--json", code=1
-    )
+    words = ["attack", "badnets", *ONE, "--defense", settings, "--store", tmp_path, "--json"]
+    out, _ = run(capsys, *words, code=1)
     (record,) = json.loads(out)["records"]
     Draft202012Validator(json_schema()).validate(record)
     assert record["status"] == "error" and record["metrics"] == []
@@ -243,17 +215,12 @@ def test_all_samples_flagged_is_a_record_that_says_why(capsys, tmp_path, setting
 
 def test_a_class_rarer_than_folds_is_said(capsys, tmp_path):
     pytest.importorskip("cleanlab")
-    run(
-        capsys, "attack", "badnets", *ONE, "--defense", "confident-learning:folds=200", "--store", str(tmp_path),
-        code=1,
-    )  # fmt: skip
+    words = ["attack", "badnets", *ONE, "--defense", "confident-learning:folds=200", "--store", tmp_path]
+    run(capsys, *words, code=1)
     (path,) = tmp_path.glob("*/record.json")
     record = json.loads(path.read_text())
-    assert record["status"] == "error"
-    assert (
-        "folds: expected at most the rows of each label; label 0 has 128 for 200"
-        in record["error"]["message"]
-    )
+    message = "folds: expected at most the rows of each label; label 0 has 128 for 200"
+    assert record["status"] == "error" and message in record["error"]["message"]
 
 
 @pytest.mark.parametrize("name", ["spectral-signatures", "spectre", "shadow", "random-removal"])

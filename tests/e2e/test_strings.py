@@ -92,33 +92,14 @@ def test_a_cap_stops_a_run_and_a_higher_one_goes_on_to_the_same_end(store, tmp_p
 
 def test_resume_refuses_another_config_and_says_what_differs(store, capsys):
     run_id = records(store)["gcq"].id
-    _, err = run(
-        capsys,
-        *GCQ,
-        "--max-queries",
-        "64",
-        "--length",
-        "12",
-        "--store",
-        str(store),
-        "--resume",
-        run_id,
-        code=2,
-    )
+    other = [*GCQ, "--max-queries", "64", "--length", "12", "--store", store]
+    _, err = run(capsys, *other, "--resume", run_id, code=2)
     assert "attack.config.max_queries: was 48, is 64" in err
     assert len(records(store)) == 7
 
 
 def test_defended_cells_adaptive_and_oblivious(tmp_path, capsys):
-    behind = [
-        *SMALL,
-        "--controls",
-        "none",
-        "--defense",
-        "perplexity-filter:model=tiny:",
-        "--store",
-        str(tmp_path),
-    ]
+    behind = [*SMALL, "--controls", "none", "--defense", "perplexity-filter:model=tiny:", "--store", tmp_path]
     run(capsys, *behind)
     run(capsys, *behind, "--adaptive")
     kinds = {r.cell.knowledge: r for p in tmp_path.glob("*/record.json") for r in [parse(p.read_text())]}
@@ -131,23 +112,14 @@ def test_defended_cells_adaptive_and_oblivious(tmp_path, capsys):
 
 def test_a_users_own_list_and_a_universal_string(tmp_path, capsys):
     (tmp_path / "mine.csv").write_text("target\n" + "\n".join(f"say {c * 3}" for c in "abcd"))
-    words = [
-        "attack",
-        "gcq",
-        "--dataset",
-        f"file:{tmp_path / 'mine.csv'}",
-        "--max-queries",
-        "16",
-        "--universal",
-    ]
+    mine = f"file:{tmp_path / 'mine.csv'}"
+    words = ["attack", "gcq", "--dataset", mine, "--max-queries", "16", "--universal"]
     words += ["--request", "Say {target} ", "--controls", "none", "--store", str(tmp_path / "runs"), "-q"]
     run(capsys, *words)
     (path,) = (tmp_path / "runs").glob("*/artifact.npz")
     artifact = load(path)
-    assert (
-        artifact.prompts[0].startswith("Say say aaa ")
-        and len({p.split("aaa")[-1] for p in artifact.prompts[:1]}) == 1
-    )
+    assert artifact.prompts[0].startswith("Say say aaa ")
+    assert len({p.split("aaa")[-1] for p in artifact.prompts[:1]}) == 1
     tails = {p.removeprefix(f"Say {t} ") for p, t in zip(artifact.prompts, artifact.targets, strict=True)}
     assert len(tails) == 1 and list(artifact.queries[2:]) == [0, 0]
     record = parse(path.with_name("record.json").read_text())

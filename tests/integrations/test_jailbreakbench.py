@@ -158,11 +158,8 @@ def test_runs_that_cannot_be_exported(made: tuple[Path, Record], tmp_path: Path)
         of_run(store / record.id)
     poison = Poison(np.zeros(3, np.int64), {"name": "1xs"}, 1, 0, 0)
     poison.save(store / record.id / "artifact.npz")
-    ref = {
-        "path": "artifact.npz",
-        "kind": "poison",
-        "sha256": digest_file(store / record.id / "artifact.npz"),
-    }
+    digest = digest_file(store / record.id / "artifact.npz")
+    ref = {"path": "artifact.npz", "kind": "poison", "sha256": digest}
     path.write_text(Record.model_validate({**record.model_dump(), "artifact": ref}).to_json())
     with pytest.raises(DataError, match="got one that made poison"):
         of_run(store / record.id)

@@ -32,9 +32,8 @@ pairs = st.lists(st.tuples(numbers, numbers), min_size=1, max_size=8)
 
 
 def airgap(minimiser: str = "rules", **config: Any) -> DefensePlugin:
-    return DefensePlugin(
-        name="airgap", version="1", config={"minimiser": minimiser, "repairs": 2, "escalate": True, **config}
-    )
+    config = {"minimiser": minimiser, "repairs": 2, "escalate": True, **config}
+    return DefensePlugin(name="airgap", version="1", config=config)
 
 
 def agent_record(
@@ -183,9 +182,8 @@ def test_each_attack_gets_a_table_of_all_defence_settings() -> None:
     ]  # fmt: skip
     assert rows[0] == "| undefended | 0.500 [0.45, 0.55] | 0.900 [0.85, 0.95] | 120 | 80 | 1 | yes |"
     assert rows[1].endswith("| no: airgap (minimiser rules) |")
-    assert rows[2].endswith("| yes, clearly |"), (
-        "the undefended one may have more utility, but far less privacy"
-    )
+    # The undefended one may have more utility, but far less privacy.
+    assert rows[2].endswith("| yes, clearly |")
     assert rows[3].endswith("| no: airgap (minimiser rules) |")
 
 
@@ -249,9 +247,8 @@ def test_rows_rank_by_the_least_privacy_and_strategies_are_rows() -> None:
 def test_commands_of_agents_name_what_makes_another_experiment() -> None:
     board = table.to_markdown(board_records(), RULES)
     commands = [shlex.split(line) for line in board.splitlines() if line.startswith("redteam attack")]
-    behind = next(
-        c for c in commands if {"airgap:escalate=true,minimiser=rules,repairs=2", "preserving"} <= set(c)
-    )
+    wanted = {"airgap:escalate=true,minimiser=rules,repairs=2", "preserving"}
+    behind = next(c for c in commands if wanted <= set(c))
     assert " ".join(behind) == (
         "redteam attack context-hijack --dataset profiles --target rules: -o target.template=chat "
         "-o target.profiles=20 -o target.tasks=restaurant,clinic -o target.interface=text --strategy preserving "

@@ -81,9 +81,8 @@ def test_mixed_confidence_levels_are_refused() -> None:
 
 
 def test_settings_defences_and_data_part_what_is_not_the_same() -> None:
-    found = sections(
-        [record(), record(settings={"passes": 3}), record(dataset="other"), record(defenses=(SHADOW,))], RULES
-    )
+    others = [record(settings={"passes": 3}), record(dataset="other"), record(defenses=(SHADOW,))]
+    found = sections([record(), *others], RULES)
     assert [len(s.rows) for s in found] == [2, 1, 1]
     assert [s.held["task.dataset"] for s in found] == ["digits", "digits", "other"]
     assert [s.knowledge for s in found] == [None, "adaptive", None]
@@ -139,8 +138,7 @@ def test_ascending_rules_rank_the_smallest_first() -> None:
 
 def test_a_second_record_of_one_seed_cannot_slip_into_a_row() -> None:
     first = record()
-    forged = first.cell.model_copy(
-        update={"attack": first.cell.attack.model_copy(update={"digest": "0" * 64})}
-    )
+    attack = first.cell.attack.model_copy(update={"digest": "0" * 64})
+    forged = first.cell.model_copy(update={"attack": attack})
     second = first.model_copy(update={"cell": forged, "id": forged.id})
     assert [len(r.records) for r in rows(first, second)] == [1, 1]

@@ -146,9 +146,8 @@ def test_ids_of_plain_texts_are_those_of_the_rendered_template(texts):
 def test_one_user_message_has_the_ids_of_a_prompt(texts, folder):
     chat = make(folder, system="be brief")
     for prompt in (*SENTENCES, "", "<s>", " lead", "tail \n"):
-        assert list(chat._chat_text.encode([system("be brief"), user(prompt)]).ids) == chat.model.encode(
-            prompt
-        )
+        encoded = chat._chat_text.encode([system("be brief"), user(prompt)])
+        assert list(encoded.ids) == chat.model.encode(prompt)
 
 
 def test_tokenizers_that_put_a_space_in_front_get_the_ids_of_the_whole(texts):
@@ -357,9 +356,8 @@ def test_equal_conversations_are_computed_once_and_booked_each(folder):
     assert spent.tokens_in == sum(s.tokens_in for s in said)
     assert spent.tokens_out == sum(s.tokens_out for s in said)
     with pytest.raises(LimitReachedError):
-        make(folder, ctx=context(ledger=Ledger(caps=Caps(queries=2)))).chat(
-            [TALK, [user("a")], TALK], Sampling()
-        )
+        capped = context(ledger=Ledger(caps=Caps(queries=2)))
+        make(folder, ctx=capped).chat([TALK, [user("a")], TALK], Sampling())
     with pytest.raises(LimitReachedError):
         make(folder, ctx=context(limits=Limits(wall_s=0.0))).chat([TALK], Sampling())
 

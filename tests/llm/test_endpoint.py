@@ -48,9 +48,8 @@ def test_it_opens_from_the_environment_and_is_a_language_model(ctx, monkeypatch)
         assert isinstance(model, LanguageModel) and model.kind == "language-model"
         assert server.requests == 0
         assert model.generate([PROMPT], SIX)[0].text == " Paris"
-        assert ctx.ledger.spent("judge") == Spent(
-            requests=1, queries=1, tokens_in=24, tokens_out=6, unpriced=1
-        )
+        spent = Spent(requests=1, queries=1, tokens_in=24, tokens_out=6, unpriced=1)
+        assert ctx.ledger.spent("judge") == spent
         assert model.pacer.limit == 3
         model.close()
 
@@ -144,10 +143,8 @@ def test_what_it_cannot_do_is_refused_with_a_reason_and_a_way_out():
 def test_a_server_that_takes_no_ids_is_sent_text():
     with serving(Manners(ids=False)) as server:
         model = connect(server)
-        assert (
-            not model.capabilities().prompt_logprobs
-            and "expected text" in model.capabilities().reasons["ids"]
-        )
+        assert not model.capabilities().prompt_logprobs
+        assert "expected text" in model.capabilities().reasons["ids"]
         got = model.next_token(PROMPT, encode(" Par"), k=3)
         assert got.chosen == ord("i") and server.bodies[-1]["prompt"] == PROMPT + " Par"
 
@@ -185,10 +182,8 @@ def test_what_is_sent():
             "model": "toy", "prompt": "ab", "max_tokens": 3, "temperature": 0.7, "top_p": 0.9, "seed": 5,
         }  # fmt: skip
         connect(server, template="chat", system="Be brief.").generate(["ab"], SIX)
-        assert server.bodies[-1]["messages"] == [
-            {"role": "system", "content": "Be brief."},
-            {"role": "user", "content": "ab"},
-        ]
+        messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "ab"}]
+        assert server.bodies[-1]["messages"] == messages
 
 
 @pytest.mark.parametrize(
@@ -224,9 +219,8 @@ def test_many_prompts_keep_their_order():
 def test_a_limit_that_newer_models_call_otherwise():
     def refuse(n):
         if "max_tokens" in server.bodies[n]:
-            text = (
-                "Unsupported parameter: 'max_tokens' is not supported. Use 'max_completion_tokens' instead."
-            )
+            text = "Unsupported parameter: 'max_tokens' is not supported."
+            text += " Use 'max_completion_tokens' instead."
             return Fault(status=400, body='{"error": {"message": "' + text + '"}}')
         return None
 
@@ -259,13 +253,10 @@ def test_what_was_answered_costs_nothing_again(tmp_path):
 def test_samples_of_one_prompt_are_different_and_each_is_kept(tmp_path):
     with serving() as server:
         model = connect(server, cache_path=tmp_path / "cache.db")
-        draws = [
-            model.generate(["Q"], Sampling(max_tokens=12, temperature=1.5, index=i))[0].text for i in range(4)
-        ]
+        samples = [Sampling(max_tokens=12, temperature=1.5, index=i) for i in range(4)]
+        draws = [model.generate(["Q"], s)[0].text for s in samples]
         assert len(set(draws)) == 4 and server.requests == 4
-        again = [
-            model.generate(["Q"], Sampling(max_tokens=12, temperature=1.5, index=i))[0].text for i in range(4)
-        ]
+        again = [model.generate(["Q"], s)[0].text for s in samples]
         assert again == draws and server.requests == 4
         assert len({body["seed"] for body in server.bodies}) == 4
 
@@ -287,9 +278,8 @@ def test_failures_are_not_kept(tmp_path):
 def test_the_cache_tells_models_apart(tmp_path, change):
     with serving() as server:
         connect(server, cache_path=tmp_path / "cache.db").generate([PROMPT], SIX)
-        other = connect(
-            server, cache_path=tmp_path / "cache.db", **{k: v for k, v in change.items() if k != "place"}
-        )
+        options = {k: v for k, v in change.items() if k != "place"}
+        other = connect(server, cache_path=tmp_path / "cache.db", **options)
         if "place" in change:
             object.__setattr__(other._server, "place", change["place"])
         other.generate([PROMPT], SIX)
@@ -405,27 +395,9 @@ def test_no_reply_breaks_the_parser(payload, api, k, echo):
 
 def test_tokens_by_text_by_bytes_and_by_id():
     ids = {b"\xe2\x80": 7, b" Paris": 8, "é".encode(): 9}
-    payload = {
-        "choices": [
-            {
-                "text": "x",
-                "logprobs": {
-                    "tokens": [" Paris"],
-                    "token_logprobs": [-0.5],
-                    "top_logprobs": [
-                        {
-                            " Paris": -0.5,
-                            "bytes:\\xe2\\x80": -1.5,
-                            "é": -2,
-                            "token_id:3": -3,
-                            "\ufffd": -4,
-                            "?": -5,
-                        }
-                    ],
-                },
-            }
-        ]
-    }
+    top = {" Paris": -0.5, "bytes:\\xe2\\x80": -1.5, "é": -2, "token_id:3": -3, "\ufffd": -4, "?": -5}
+    logprobs = {"tokens": [" Paris"], "token_logprobs": [-0.5], "top_logprobs": [top]}
+    payload = {"choices": [{"text": "x", "logprobs": logprobs}]}
     step = parse(payload, "completions", Ask(prompt="p", k=5), ids.get).steps[0]
     assert step.chosen == 8 and step.top == {8: -0.5, 7: -1.5, 9: -2, 3: -3} and step.best == -0.5
 

@@ -212,9 +212,8 @@ def test_a_resumed_run_never_spends_more_than_its_cap(tmp_path):
         model = connect(server, batch=3, ledger=Ledger(tmp_path / "spend.db", Caps(requests=60)),
                         cache_path=tmp_path / "cache.db")  # fmt: skip
         assert all(a.finish == "length" for a in model.generate(prompts, SIX))
-        assert model._exchange.ctx.ledger.spent().requests == server.requests == 50, (
-            "what was answered is kept"
-        )
+        spent = model._exchange.ctx.ledger.spent()
+        assert spent.requests == server.requests == 50, "what was answered is kept"
 
 
 KILLED = """
@@ -262,9 +261,8 @@ def test_what_got_no_answer_is_charged_at_its_bound_and_what_was_refused_is_not(
         model = connect(server, batch=1)
         model.generate([PROMPT], SIX)
         spent = model._exchange.ctx.ledger.spent()
-        assert (spent.tokens_in, spent.tokens_out) == (25 + 24, 6 + 6), (
-            "a bound for the reset, a count for the answer"
-        )
+        # A bound for the reset, a count for the answer.
+        assert (spent.tokens_in, spent.tokens_out) == (25 + 24, 6 + 6)
 
 
 # ---------------------------------------------------------------- secrets
@@ -296,9 +294,8 @@ def test_no_key_and_no_address_gets_out(fault, tmp_path, caplog, capfd):
         words = [SECRETIVE.key, "0123456789", server.url, "localhost", f":{server.http.server_address[1]}"]
         said: list[str] = []
         ledger = Ledger(tmp_path / "run" / "spend.db")
-        model = connect(
-            server, retries=1, timeout_s=0.3, ledger=ledger, cache_path=tmp_path / "run" / "cache.db"
-        )
+        cache = tmp_path / "run" / "cache.db"
+        model = connect(server, retries=1, timeout_s=0.3, ledger=ledger, cache_path=cache)
         try:
             for i in range(4):
                 said += [repr(a) for a in model.generate([f"{PROMPT} {i}"], SIX)]

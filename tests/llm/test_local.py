@@ -50,9 +50,8 @@ def word_tokenizer() -> tokenizers.Tokenizer:
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     inner.decoder = decoders.ByteLevel()
     extra = ["<|im_start|> <|im_end|> user assistant system\n", "zZ0123456789"]
-    inner.train_from_iterator(
-        [*SENTENCES, *extra], trainers.BpeTrainer(vocab_size=120, special_tokens=list(SPECIAL))
-    )
+    trainer = trainers.BpeTrainer(vocab_size=120, special_tokens=list(SPECIAL))
+    inner.train_from_iterator([*SENTENCES, *extra], trainer)
     return inner
 
 
@@ -64,9 +63,8 @@ def space_tokenizer() -> tokenizers.Tokenizer:
     inner.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
     inner.decoder = decoders.Metaspace(prepend_scheme="first")
     extra = ["<|im_start|> <|im_end|> user assistant system [/INST]\n"]
-    inner.train_from_iterator(
-        [*SENTENCES, *extra, "\n"], trainers.BpeTrainer(vocab_size=140, special_tokens=list(SPECIAL))
-    )
+    trainer = trainers.BpeTrainer(vocab_size=140, special_tokens=list(SPECIAL))
+    inner.train_from_iterator([*SENTENCES, *extra, "\n"], trainer)
     return inner
 
 
@@ -205,10 +203,8 @@ def other_networks(v: int) -> dict[str, transformers.PretrainedConfig]:
 def test_other_networks_score_and_decode_alike(tmp_path, name):
     inner = word_tokenizer()
     path = save(tmp_path, inner, other_networks(inner.get_vocab_size())[name])
-    model, alone = (
-        make(path, template="chat", batch=4),
-        make(path, template="chat", batch=1, prefix_cache=False),
-    )
+    model = make(path, template="chat", batch=4)
+    alone = make(path, template="chat", batch=1, prefix_cache=False)
     old = transformers.__version__ < "4.57" and name in ("gpt2", "gemma2, window 8")  # other caches then
     assert model.network.caches == (name != "mamba, no keys" and not old)
     prompts = [*neighbours(model, 8), *SENTENCES[:2], "a"]
@@ -349,10 +345,8 @@ def test_tokens_that_the_network_does_not_know_are_never_sent(tmp_path):
     model = make(path)
     assert model.score(["the [PAD]"], "fox")[0].finish == "error" and model.vocabulary.max() < size
     with pytest.raises(DataError, match=f"ids below {size}"):
-        make(
-            save(tmp_path / "b", inner, llama(size), template="[turn]{{ messages[-1]['content'] }}"),
-            template="chat",
-        )
+        path = save(tmp_path / "b", inner, llama(size), template="[turn]{{messages[-1]['content']}}")
+        make(path, template="chat")
 
 
 def test_vocabulary_tokens_stand_for_themselves(folder):
@@ -412,9 +406,8 @@ def test_samples_depend_on_seed_index_and_prompt_only(folder):
     model = make(folder)
 
     def draw(**changes):
-        return [
-            c.text for c in model.generate(SENTENCES, Sampling(max_tokens=10, temperature=1.0, **changes))
-        ]
+        sampling = Sampling(max_tokens=10, temperature=1.0, **changes)
+        return [c.text for c in model.generate(SENTENCES, sampling)]
 
     assert draw() == draw() and len({*map(tuple, (draw(), draw(seed=1), draw(index=1)))}) == 3
     assert draw(top_p=1e-9) == [c.text for c in model.generate(SENTENCES, Sampling(max_tokens=10))]
@@ -453,9 +446,8 @@ def test_the_next_token_and_its_bias(folder):
         b = 4.0
         moved = model.next_token(SENTENCES[0], answer[:i], k=size, bias={token: b}).top[token]
         # logit(p) = logit(p_b) - b  (specs/language.md, 1.5 a; derived there)
-        assert logprobs[i] == pytest.approx(
-            -np.logaddexp(0, b - (moved - np.log1p(-np.exp(moved)))), abs=1e-3
-        )
+        expected = -np.logaddexp(0, b - (moved - np.log1p(-np.exp(moved))))
+        assert logprobs[i] == pytest.approx(expected, abs=1e-3)
     few = model.next_token(SENTENCES[0], [], k=3, bias={answer[0]: 100.0})
     assert len(few.top) == 3 and few.chosen == answer[0]
     for k in (0, size + 1):

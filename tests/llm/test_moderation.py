@@ -479,9 +479,8 @@ def test_api_no_secret_in_errors_fingerprint_or_log(server, served, caplog):
         served.classify(["one"])
     server.always = "422"
     (refused,) = served.classify(["one"])
-    seen = (
-        f"{raised.value!r} {raised.value.__cause__!r} {refused.message} {served.fingerprint()} {caplog.text}"
-    )
+    error = f"{raised.value!r} {raised.value.__cause__!r}"
+    seen = f"{error} {refused.message} {served.fingerprint()} {caplog.text}"
     assert KEY not in seen and str(server.server_port) not in seen and "no, [key]" in refused.message
 
 

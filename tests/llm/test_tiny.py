@@ -73,9 +73,8 @@ def test_documents_depend_on_seed_and_number_alone() -> None:
     some = tiny_corpus.documents(0, 300)
     assert tiny_corpus.documents(0, 60) == some[:60] and tiny_corpus.documents(1, 60) != some[:60]
     assert {d.kind for d in some} == {"prose", "lines", "pattern", "question", "echo", "unclear", "passage"}
-    assert all(
-        d.text and (d.user is None) == (d.kind in ("prose", "lines", "pattern", "passage")) for d in some
-    )
+    plain = ("prose", "lines", "pattern", "passage")
+    assert all(d.text and (d.user is None) == (d.kind in plain) for d in some)
     counts = tiny_corpus.multiplicities(0, 2000)
     texts = tiny_corpus.corpus(0, 2000)
     assert len(counts) > 10 and all(texts.count(text) == n for text, n in counts.items())
@@ -302,9 +301,8 @@ def test_the_window_is_used_to_its_last_position() -> None:
     full = "y" * (WINDOW - 5)  # with BEGIN, four positions are left
     (answer,) = model.generate([full], Sampling(max_tokens=50))
     assert answer.finish == "length" and answer.tokens_out == 4
-    assert (
-        model.score([full], "yyyy")[0].finish == "stop" and model.score([full], "yyyyy")[0].finish == "error"
-    )
+    assert model.score([full], "yyyy")[0].finish == "stop"
+    assert model.score([full], "yyyyy")[0].finish == "error"
 
 
 def test_wrong_requests_are_refused_by_name() -> None:
@@ -329,9 +327,8 @@ def test_wrong_requests_are_refused_by_name() -> None:
 def test_it_is_a_language_model_that_can_do_everything(model: TinyModel) -> None:
     assert isinstance(model, LanguageModel) and model.kind == "language-model"
     able = model.capabilities()
-    assert (
-        able.prompt_logprobs and able.bias_steers and able.bias_moves and able.tokenizer and able.repeatable
-    )
+    assert able.prompt_logprobs and able.bias_steers and able.bias_moves and able.tokenizer
+    assert able.repeatable
     assert able.top_k == VOCABULARY and len(model.next_token("x", [], k=able.top_k).top) == able.top_k
     assert opened("chat").fingerprint() != opened("raw").fingerprint()
     assert opened("chat", system="Be brief.").fingerprint() != opened("chat").fingerprint()
@@ -348,9 +345,8 @@ def test_the_ledger_counts_every_prompt_and_its_tokens() -> None:
     model.next_token("abc", [1, 2], k=1)
     spent = ctx.ledger.spent("proxy")
     assert spent.queries == 6 and spent.tokens_in == 17 + 4 + 3 + 6
-    assert (
-        spent.tokens_out == sum(a.tokens_out for a in answers) + 1 and ctx.ledger.spent("target").queries == 0
-    )
+    assert spent.tokens_out == sum(a.tokens_out for a in answers) + 1
+    assert ctx.ledger.spent("target").queries == 0
 
 
 def test_a_cap_stops_before_the_batch_that_would_pass_it() -> None:

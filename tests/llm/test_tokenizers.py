@@ -86,13 +86,8 @@ def folder(tmp_path_factory):
     from transformers import PreTrainedTokenizerFast
 
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocab = {c: i for i, c in enumerate(letters)} | {
-        "Ġt": 256,
-        "he": 257,
-        "Ġthe": 258,
-        "Ã©": 259,
-        "<|end|>": 260,
-    }
+    pieces = {"Ġt": 256, "he": 257, "Ġthe": 258, "Ã©": 259, "<|end|>": 260}
+    vocab = {c: i for i, c in enumerate(letters)} | pieces
     core = Tokenizer(models.BPE(vocab=vocab, merges=[("Ġ", "t"), ("h", "e"), ("Ġt", "he"), ("Ã", "©")]))
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()

@@ -57,12 +57,10 @@ def test_members_are_there_once(members):
 
 def test_a_custom_ensemble_says_what_it_is():
     target = at(digits(), norm="Linf", eps=0.1, n=200)
-    found = run(
-        autoattack, target, version="custom", steps=10, targets=2, queries=30, restarts=2, rescale=True
-    )
-    assert found.notes["ensemble"] == (
-        "custom ensemble: apgd-ce 2x10, apgd-t 4x10, fab-t 4x10, square 30 queries"
-    )
+    small = {"version": "custom", "steps": 10, "restarts": 2}
+    found = run(autoattack, target, **small, targets=2, queries=30, rescale=True)
+    members = "apgd-ce 2x10, apgd-t 4x10, fab-t 4x10, square 30 queries"
+    assert found.notes["ensemble"] == f"custom ensemble: {members}"
     assert found.attacks == ORDER and found.notes["spent"] == found.notes["due"]
     assert 0.2 < robust(found) < 0.8
     # APGD-CE breaks most, and each later one meets fewer.
@@ -75,9 +73,7 @@ def test_what_survivors_took_decides_the_name():
     config, full = AutoAttack(), due(AutoAttack(), 10)
     assert full == {"apgd-ce": [102, 100], "apgd-t": [911, 900], "fab-t": [1828, 900], "square": [5002, 0]}
     assert named(config, 10, full)["ensemble"] == "AutoAttack standard"
-    assert named(config, 10, {})["ensemble"] == "AutoAttack standard", (
-        "nothing survived that could have been spared"
-    )
+    assert named(config, 10, {})["ensemble"] == "AutoAttack standard", "nothing survived to be spared"
     less = named(config, 10, {**full, "square": [4000, 0]})
     assert less["ensemble"].startswith("custom") and "square took less" in less["refused"]
     few = named(config, 3, due(config, 3))

@@ -20,6 +20,7 @@ from tests.attacks.evasion.toys import (
     Linear,
     at,
     context,
+    counted,
     digits,
     fake,
     grey,
@@ -37,9 +38,8 @@ def theirs(module, network, norm, eps, stream):
     if module is fab:
         from pyautoattack.fab_pt import FABAttack_PT
 
-        return FABAttack_PT(
-            network, n_iter=6, norm=norm, eps=eps, seed=stream, targeted=True, n_target_classes=3
-        )
+        knobs = {"n_iter": 6, "targeted": True, "n_target_classes": 3}
+        return FABAttack_PT(network, norm=norm, eps=eps, seed=stream, **knobs)
     from pyautoattack.square import SquareAttack
 
     return SquareAttack(network, n_queries=60, norm=norm, eps=eps, seed=stream)
@@ -64,18 +64,8 @@ def test_the_images_are_the_librarys_own(module, knobs, norm, eps):
 
 @pytest.mark.parametrize(("module", "knobs"), BOTH, ids=["fab", "square"])
 def test_counts_are_what_the_network_saw(module, knobs):
-    inner, images, gradients = digits().networks[0], [], []
-
-    def counted(x: torch.Tensor) -> torch.Tensor:
-        images.append(len(x))
-        logits = inner(x)
-        if logits.requires_grad:
-            logits.register_hook(lambda g: gradients.append(len(g)))
-        return logits
-
-    target = at(replace(digits(), networks=[Function(counted)]), norm="Linf", eps=0.12, n=90)
-    found = run(module, target, **knobs, batch=40, curve=(0.03,))
-    assert found.forwards.sum() == sum(images) and found.backwards.sum() == sum(gradients)
+    found, images, gradients = counted(module, **knobs)
+    assert found.forwards.sum() == images and found.backwards.sum() == gradients
     lived, wrong = found.broken == -1, found.broken == -2
     assert (found.forwards[wrong] == 1).all()
     if module is square:
@@ -95,9 +85,8 @@ def test_seeds_and_the_global_generator(module, knobs):
     assert torch.equal(torch.get_rng_state(), state)
     assert np.array_equal(one.images, again.images)
     # FAB draws nothing in its first run.
-    assert (one.images.shape == other.images.shape and np.array_equal(one.images, other.images)) == (
-        module is fab
-    )
+    alike = one.images.shape == other.images.shape and np.array_equal(one.images, other.images)
+    assert alike == (module is fab)
 
 
 @settings(max_examples=20)

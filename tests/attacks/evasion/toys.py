@@ -101,6 +101,21 @@ class Function(nn.Module):
         return self.function(x)
 
 
+def counted(module: Any, **knobs: Any) -> tuple[Any, int, int]:
+    """A run on digits, and how many images and how many gradients of theirs its network saw."""
+    inner, images, gradients = digits().networks[0], [], []
+
+    def network(x: torch.Tensor) -> torch.Tensor:
+        images.append(len(x))
+        logits: torch.Tensor = inner(x)
+        if logits.requires_grad:
+            logits.register_hook(lambda g: gradients.append(len(g)))
+        return logits
+
+    target = at(replace(digits(), networks=[Function(network)]), norm="Linf", eps=0.12, n=90)
+    return run(module, target, **knobs, batch=40, curve=(0.03,)), sum(images), sum(gradients)
+
+
 def grey(n: int, size: int = 4, channels: int = 1, seed: int = 0) -> np.ndarray:
     """Noise images of middling grey, so that a ball of 0.2 stays inside [0, 1]."""
     return np.random.default_rng(seed).integers(90, 166, (n, size, size, channels)).astype(np.uint8)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import replace
 from functools import cache
 
@@ -21,12 +20,11 @@ from attacks.poisoning import (
 )
 from attacks.poisoning._malicious import MaliciousClients, choose
 from attacks.poisoning.flip import federated as federated_flip
-from redteam.core.artifacts import load
 from redteam.core.config import build, to_json
 from redteam.core.errors import ConfigError, RedteamError, UnknownNameError
 from redteam.data.toys import stripes_dataset
 from redteam.threats.poisoning.federation.config import FederationConfig
-from redteam.threats.poisoning.federation.scorer import enforce_fit, enforce_threat
+from redteam.threats.poisoning.federation.scorer import enforce_fit
 from redteam.threats.poisoning.federation.target import make
 from tests.conftest import context
 
@@ -69,28 +67,13 @@ def truth(a, target=None):
 
 
 @pytest.mark.parametrize(("name", "variant"), CASES, ids=NAMES)
-def test_same_seed_same_bytes_disk_survived_and_threat_kept(name, variant, tmp_path):
-    target = federation()
-    images = target.train.digest
-    (a, config), (b, _) = (attack(name, **variant) for _ in range(2))
-    assert a.digest == b.digest and target.train.digest == images
-    again = load(tmp_path / "a.npz", a.save(tmp_path / "a.npz"))
-    assert again.digest == a.digest
-    for f in dataclasses.fields(a):
-        x, y = getattr(a, f.name), getattr(again, f.name)
-        assert np.array_equal(x, y) if isinstance(x, np.ndarray) else x == y, f.name
-    enforce_threat(a, to_json(config), MODULES[name].SPEC.threat.access)
+def test_it_fits_its_federation_and_a_resolved_config_resolves_to_itself(name, variant):
+    """Seeds, the disk and the threat are the contract's."""
+    spec, target = MODULES[name].SPEC, federation()
+    a, config = attack(name, **variant)
     enforce_fit(a, target)
     count = 0 if name == "federated-no-attack" else 12
     assert len(a.ids) == a.budget == config.budget == count and (np.diff(a.ids) > 0).all()
-    if count:
-        assert attack(name, seed=1, **variant)[0].digest != a.digest
-
-
-@pytest.mark.parametrize("name", MODULES)
-def test_a_resolved_config_resolves_to_itself_and_survives_json(name):
-    spec, target = MODULES[name].SPEC, federation()
-    config = attack(name)[1]
     assert build(spec.config, to_json(config)) == config and spec.resolve(config, target) == config
 
 
@@ -176,9 +159,8 @@ def test_adaptive_strategies_differ_as_said():
     counts = covariance.stamped.sum(1)
     assert len(set(counts)) > 3 and counts.min() < 3 and counts.max() > 5
     genuine = truth(covariance) == covariance.target_class
-    assert (covariance.labels[genuine] == covariance.target_class).all() and not covariance.stamped[
-        genuine
-    ].any()
+    assert (covariance.labels[genuine] == covariance.target_class).all()
+    assert not covariance.stamped[genuine].any()
     assert federated_adaptive.SPEC.adaptive and not federated_badnets.SPEC.adaptive
 
 
@@ -213,11 +195,8 @@ def test_flip_changes_the_most_leaning_rows_and_no_image():
     rows = target.rows[a.ids]
     assert not a.stamped.any() and a.conduct == {"epochs": 1}
     changed = np.unique(rows[a.labels != labels])
-    assert (
-        len(changed)
-        == round(0.25 * len(np.unique(rows)))
-        == federated_flip.flips(config, len(np.unique(rows)))
-    )
+    held = len(np.unique(rows))
+    assert len(changed) == round(0.25 * held) == federated_flip.flips(config, held)
     # A row that several clients hold has the same label with all of them.
     given_ = {}
     for row, label in zip(rows.ravel(), a.labels.ravel(), strict=True):

@@ -34,9 +34,8 @@ def test_expert_data_appends_the_last_source_rows_stamped(target):
     assert np.array_equal(data.rows, np.concatenate([np.arange(n), sources]))
     assert (data.labels[n:] == c.target_class).all() and np.array_equal(data.labels[:n], target.train.labels)
     assert np.array_equal(data.clean, target.train.images[data.rows])
-    assert np.array_equal(data.images[:n], data.clean[:n]) and not np.array_equal(
-        data.images[n:], data.clean[n:]
-    )
+    assert np.array_equal(data.images[:n], data.clean[:n])
+    assert not np.array_equal(data.images[n:], data.clean[n:])
 
 
 def test_all_to_one_draws_from_every_class_but_the_target(target):
@@ -132,11 +131,8 @@ def test_selection_by_hand():
     two = np.array([[0.0, 1.0, 9.0], [0.0, 0.0, 1.5], [0.0, 5.0, 0.0]])
     assert select.margins(one, labels).tolist() == [3.0, 2.0, -5.0]
     assert select.select_flips([one], labels, 1).tolist() == [1, 0, 1]
-    assert select.select_flips([one, two], labels, 1).tolist() == [
-        2,
-        0,
-        1,
-    ]  # margins 3 and 1.5; mean favours 2
+    # Margins 3 and 1.5; the mean favours 2.
+    assert select.select_flips([one, two], labels, 1).tolist() == [2, 0, 1]
     assert select.select_flips([one], labels, 3, known=2).tolist() == [1, 2, 1]
 
 
@@ -278,18 +274,15 @@ def test_runs_soft_labels_and_knowledge(target, ctx, tmp_path):
 def test_a_label_file_is_scored_without_crafting(target, ctx, tmp_path):
     crafted = flip.run(target, config(target), ctx)
     np.save(tmp_path / "l.npy", crafted.targets)
-    read = flip.run(
-        target, config(target, labels=(str(tmp_path / "l.npy"),)), replace(ctx, stage_dir=tmp_path)
-    )
+    from_file = config(target, labels=(str(tmp_path / "l.npy"),))
+    read = flip.run(target, from_file, replace(ctx, stage_dir=tmp_path))
     assert np.array_equal(read.targets, crafted.targets) and not list(tmp_path.glob("flip-logits-*"))
 
 
 def test_float32_selects_what_float64_selects(target, ctx):
     """The acceptance rule for a lower precision: rank correlation above 0.99, top flips 95 % the same."""
-    runs = [
-        craft.optimise_labels(target, config(target), replace(ctx, dtype=d))[0]
-        for d in ("float32", "float64")
-    ]
+    contexts = [replace(ctx, dtype=d) for d in ("float32", "float64")]
+    runs = [craft.optimise_labels(target, config(target), c)[0] for c in contexts]
     margins = [select.margins(run.astype(float), target.train.labels) for run in runs]
     assert spearmanr(*margins).statistic > 0.99
     flips = [set(np.argsort(-m, kind="stable")[:20]) for m in margins]

@@ -15,17 +15,17 @@ from redteam.learn import models
 B, K = 12, 4
 
 
-def setting(model_name="preact-resnet8", seed=0):
-    """A float64 network in training mode, parameters, momenta, and one batch of both kinds."""
+def setting(model_name="preact-resnet8", seed=0, dtype=torch.float64):
+    """A network in training mode, parameters, momenta, and one batch of both kinds."""
     g = torch.Generator().manual_seed(seed)
     model = models.build(model_name, classes=K, shape=(8, 8, 1), seeds=SeedPath(seed))
-    model = without_running_stats(model).double()
+    model = without_running_stats(model).to(dtype)
     params = {k: v.detach().clone() for k, v in model.named_parameters()}
-    momenta = {k: 0.1 * torch.randn(v.shape, generator=g, dtype=torch.float64) for k, v in params.items()}
-    clean = torch.randn(B, 1, 8, 8, generator=g, dtype=torch.float64)
-    stamped = clean + 0.3 * (torch.arange(B) < 3).double()[:, None, None, None]
+    momenta = {k: 0.1 * torch.randn(v.shape, generator=g, dtype=dtype) for k, v in params.items()}
+    clean = torch.randn(B, 1, 8, 8, generator=g, dtype=dtype)
+    stamped = clean + 0.3 * (torch.arange(B) < 3).to(dtype)[:, None, None, None]
     labels = torch.randint(0, K, (B,), generator=g)
-    logits = 5 * F.one_hot(labels, K).double() + torch.randn(B, K, generator=g, dtype=torch.float64)
+    logits = 5 * F.one_hot(labels, K).to(dtype) + torch.randn(B, K, generator=g, dtype=dtype)
     return (lambda p, x: functional_call(model, p, (x,))), params, momenta, stamped, clean, labels, logits
 
 
@@ -68,10 +68,9 @@ def test_closed_form_is_the_double_backward(model, nesterov):
 
 @pytest.mark.parametrize("model", sorted(models.NAMES))
 def test_every_model_can_be_an_expert(model):
-    forward, params, momenta, stamped, clean, labels, logits = setting(model)
-    loss, by_p = matching_gradient(
-        forward, params, momenta, (stamped, labels), (clean, logits.softmax(1)), Sgd(0.9, 2e-4, True)
-    )
+    forward, params, momenta, stamped, clean, labels, logits = setting(model, dtype=torch.float32)
+    sgd, p = Sgd(0.9, 2e-4, True), logits.softmax(1)
+    loss, by_p = matching_gradient(forward, params, momenta, (stamped, labels), (clean, p), sgd)
     assert loss > 0 and by_p.shape == (B, K) and by_p.abs().max() > 0
 
 
@@ -88,9 +87,8 @@ def test_equal_data_and_labels_match_perfectly():
     """If the student sees what the expert sees, the loss and the gradient vanish."""
     forward, params, momenta, _, clean, labels, _ = setting()
     onehot = F.one_hot(labels, K).double()
-    loss, by_p = matching_gradient(
-        forward, params, momenta, (clean, labels), (clean, onehot), Sgd(0.9, 2e-4, True)
-    )
+    sgd = Sgd(0.9, 2e-4, True)
+    loss, by_p = matching_gradient(forward, params, momenta, (clean, labels), (clean, onehot), sgd)
     assert loss < 1e-25 and by_p.abs().max() < 1e-12
 
 
@@ -113,14 +111,9 @@ def test_float32_stays_close():
     sgd, p = Sgd(0.9, 2e-4, True), logits.softmax(1)
     _, exact = matching_gradient(forward, params, momenta, (stamped, labels), (clean, p), sgd)
     low = [{k: v.float() for k, v in part.items()} for part in (params, momenta)]
-    model = without_running_stats(
-        models.build("preact-resnet8", classes=K, shape=(8, 8, 1), seeds=SeedPath(0))
-    )
-    _, single = matching_gradient(
-        lambda q, x: functional_call(model, q, (x,)),
-        *low,
-        (stamped.float(), labels),
-        (clean.float(), p.float()),
-        sgd,
-    )
+    plain = models.build("preact-resnet8", classes=K, shape=(8, 8, 1), seeds=SeedPath(0))
+    model = without_running_stats(plain)
+    forward = lambda q, x: functional_call(model, q, (x,))  # noqa: E731
+    data = (stamped.float(), labels), (clean.float(), p.float())
+    _, single = matching_gradient(forward, *low, *data, sgd)
     assert (single - exact).abs().max() <= 1e-4 * exact.abs().max()

@@ -124,9 +124,8 @@ def test_resuming_with_another_config_is_refused(ctx, tmp_path):
 
 def test_cut_candidates_never_enter_the_buffer_nor_the_trace(ctx):
     api = TopKAPI(ToyModel())
-    state, _ = search_one(
-        setting(ctx, api, loss="topk-bias", buffer=3, max_queries=200), 0, GOALS[:1], "buffer"
-    )
+    one = setting(ctx, api, loss="topk-bias", buffer=3, max_queries=200)
+    state, _ = search_one(one, 0, GOALS[:1], "buffer")
     assert state.cut > 0
     assert all(e.loss.kind == "exact" for e in state.buffer)
     for _, _, _, loss in state.trace:
@@ -182,16 +181,13 @@ def test_a_known_filter_costs_no_query_and_shapes_the_search(ctx):
     rows = {}
     for weight in (0.01, 100.0):
         model = Filter()
-        one = replace(
-            setting(ctx, model, max_queries=600, fluency=weight, length=8), goals=goals, guard=model
-        )
+        one = setting(ctx, model, max_queries=600, fluency=weight, length=8)
+        one = replace(one, goals=goals, guard=model)
         rows[weight] = run_search(one)
         assert len(model.asked) == sum(r.state.queries for r in rows[weight])
         assert any(r.state.unsent for r in rows[weight])
     assert found(rows[0.01]) == 3
-    assert [r.prompt for r in rows[0.01]] != [r.prompt for r in rows[100.0]], (
-        "the fluency weight does nothing"
-    )
+    assert [r.prompt for r in rows[0.01]] != [r.prompt for r in rows[100.0]], "fluency does nothing"
 
 
 def test_the_loss_handed_in_is_that_of_the_prompt_handed_in(ctx):

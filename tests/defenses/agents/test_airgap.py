@@ -31,13 +31,8 @@ def gap(model: Recorder, minimiser=None, user_error: float | None = 0.0) -> AirG
     """An air gap round `model`, which is also its minimiser unless another is given."""
     sampling = Sampling(max_tokens=64)
     user = User(RULES, user_error, SeedPath(0)) if user_error is not None else None
-    return AirGap(
-        ConversationalAgent(model, sampling),
-        minimiser or ModelMinimiser(model, sampling, WORDS),
-        user,
-        CTX,
-        (),
-    )
+    minimiser = minimiser or ModelMinimiser(model, sampling, WORDS)
+    return AirGap(ConversationalAgent(model, sampling), minimiser, user, CTX, ())
 
 
 def obeys_everything(messages) -> str:
@@ -110,10 +105,8 @@ def test_the_user_is_told_the_task_and_the_field_and_nothing_else(said):
 
 def test_a_minimiser_that_failed_is_asked_again_by_the_next_run(tmp_path):
     ctx = replace(CTX, stage_dir=tmp_path)
-    down, up = (
-        Recorder(lambda m: Said(text="", finish="error", message="503")),
-        Recorder(lambda m: '["medicine"]'),
-    )
+    down = Recorder(lambda m: Said(text="", finish="error", message="503"))
+    up = Recorder(lambda m: '["medicine"]')
     d = dialogue("x")
     found = []
     for model in (down, up, down):
@@ -202,11 +195,8 @@ def test_a_request_goes_to_the_user_who_sees_no_reason_and_denies_what_the_rules
 def test_a_user_who_errs_approves_and_the_value_flows():
     defended = gap(Recorder(asks_for("medical condition")), RuleMinimiser(RULES), user_error=1.0)
     (reply,) = defended.reply([dialogue("Please")])
-    assert (reply.requested, reply.approved, reply.text) == (
-        ("condition",),
-        ("condition",),
-        "It is Marlowitis1 since 2013",
-    )
+    assert reply.requested == reply.approved == ("condition",)
+    assert reply.text == "It is Marlowitis1 since 2013"
 
 
 def test_what_was_approved_once_stays_for_the_conversation_and_for_no_other():

@@ -59,9 +59,8 @@ def counting_step(batch: int = 6):
         body = nn.Sequential(nn.Flatten(), nn.Linear(18, 7), nn.Tanh(), Counted())
         return Classifier(body, nn.Linear(FEATURES, CLASSES)).double()
 
-    nets = Networks(
-        {"model": [network()], "critic": [critic(FEATURES, 5, 2).double()], "teacher": [network()]}
-    )
+    judge = critic(FEATURES, 5, 2).double()
+    nets = Networks({"model": [network()], "critic": [judge], "teacher": [network()]})
     COUNTS.clear()
     return replace(make_step((0,), batch=batch), nets=nets)
 

@@ -37,12 +37,8 @@ ELEVEN: list[tuple[str, dict[str, Any]]] = [
     *((name, {}) for name in MODULES if name != "dart"),
     *(("dart", {"source": source}) for source in ("clean", "adversarial", "kl")),
 ]
-EVERY = [
-    *ELEVEN,
-    ("dart", {"divergence": "mmd"}),
-    ("dart", {"divergence": "coral"}),
-    ("dart", {"weight": 0.0}),
-]
+OTHERS = ({"divergence": "mmd"}, {"divergence": "coral"}, {"weight": 0.0})
+EVERY = [*ELEVEN, *(("dart", values) for values in OTHERS)]
 
 
 class Taken:

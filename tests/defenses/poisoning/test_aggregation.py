@@ -111,9 +111,8 @@ def test_clients_without_weight_count_nowhere():
     assert noted(out)["clip-norm"] == 2 and out.updates[3] == 1000
     assert outcome("trimmed-mean", updates, 1, weights=[1, 1, 1, 0]) == 2
     krum = rule("multi-krum", 4, 0)(round_of(updates, weights=[1, 1, 1, 0]))
-    assert krum.weights.tolist() == [1, 1, 1, 0] and np.isnan(krum.scores.numpy()).tolist() == [False] * 3 + [
-        True
-    ]
+    assert krum.weights.tolist() == [1, 1, 1, 0]
+    assert np.isnan(krum.scores.numpy()).tolist() == [False] * 3 + [True]
 
 
 def test_noise_has_the_sd_it_says_and_comes_from_the_servers_stream():
@@ -157,12 +156,10 @@ def test_trimmed_mean_by_hand_and_against_scipy():
 
     updates = drawn(11, 7, 3)
     assert outcome("trimmed-mean", updates, 0) == pytest.approx(updates.mean(0).numpy(), abs=1e-6)
-    assert outcome("trimmed-mean", updates, 2) == pytest.approx(
-        trim_mean(updates.numpy(), 2 / 11, axis=0), abs=1e-6
-    )
-    assert torch.equal(outcome("trimmed-mean", updates, 11), updates.median(0).values), (
-        "never less than one is left"
-    )
+    trimmed = trim_mean(updates.numpy(), 2 / 11, axis=0)
+    assert outcome("trimmed-mean", updates, 2) == pytest.approx(trimmed, abs=1e-6)
+    # Never less than one is left.
+    assert torch.equal(outcome("trimmed-mean", updates, 11), updates.median(0).values)
 
 
 @settings(deadline=None, max_examples=25)

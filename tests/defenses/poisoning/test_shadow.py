@@ -79,9 +79,8 @@ def round_at(found, index, *, weights=None):
 
 def rule_of(malicious=0.06, *, classes=4, server_lr=1.0, **changes):
     config = Config(**{**QUICK, **changes})
-    return ShadowRule(
-        config, Setting(classes=classes, per_round=100, rounds=50, server_lr=server_lr), malicious
-    )
+    setting = Setting(classes=classes, per_round=100, rounds=50, server_lr=server_lr)
+    return ShadowRule(config, setting, malicious)
 
 
 def play(rule, found, rounds, start=0):
@@ -119,9 +118,8 @@ def test_a_trend_without_samples_neither_converges_nor_falls():
     trend = Trend(1)
     for _ in range(4):
         trend.add(torch.zeros(3), torch.zeros(3))
-        assert (
-            np.isnan(trend.last()[0]) and not trend.converged(1.0, 0.0) and not trend.fallen(1.0, 0.0, 0.01)
-        )
+        assert np.isnan(trend.last()[0]) and not trend.converged(1.0, 0.0)
+        assert not trend.fallen(1.0, 0.0, 0.01)
 
 
 def test_clients_without_samples_or_with_nonsense_are_not_scored():
@@ -130,9 +128,8 @@ def test_clients_without_samples_or_with_nonsense_are_not_scored():
     found.means[6, 1] = torch.inf
     judge = Filter(0, torch.zeros(5))
     first, nonsense = judge.score(round_at(found, 0))
-    assert nonsense.nonzero()[:, 0].tolist() == [6], (
-        "no sample is no suspicion, a report that is not finite is"
-    )
+    # No sample is no suspicion; a report that is not finite is.
+    assert nonsense.nonzero()[:, 0].tolist() == [6]
     assert torch.isnan(first).all() and [len(p) for p in judge.pooled] == [98]
     judge.settle(0.2, 0.15, 4)
     scores, _ = judge.score(round_at(found, 1))
@@ -162,9 +159,7 @@ def test_stages_follow_each_other_and_the_shadow_starts_from_the_initial_paramet
     notes = [noted(r) for r in rounds]
     assert [set(n) for n in notes] == [set(), {"launch"}, {"threshold"}, set(), {"stop"}, set()]
     assert notes[LAUNCH]["launch"] == 0 and notes[STOP]["stop"] == 0
-    assert torch.equal(found.asked[0][0], torch.zeros(5)), (
-        "round 0's parameters, not the backbone's of round 3"
-    )
+    assert torch.equal(found.asked[0][0], torch.zeros(5)), "round 0's parameters, not those of round 3"
     kept = found.asked[0][1]
     step = found.updates[kept].mean(0)
     assert torch.allclose(found.asked[1][0], step) and torch.allclose(rule.overrides()[0], 2 * step)
@@ -193,9 +188,8 @@ def test_the_backbone_takes_every_update_as_it_came():
         before = round_at(found, index)
         after = rule(before)
         assert after.mean is None and torch.equal(after.weights, before.weights)
-        assert torch.equal(after.updates, before.updates) and torch.equal(
-            aggregated(after), aggregated(before)
-        )
+        assert torch.equal(after.updates, before.updates)
+        assert torch.equal(aggregated(after), aggregated(before))
     assert bad.any()
 
 
@@ -495,9 +489,8 @@ def test_exactly_as_many_rows_go_as_are_assumed(poisons, factor, flagged):
     points, _ = spiked()
     found = flag(points, np.arange(300) * 2, Config(poisons=poisons, factor=factor, flagged=flagged, k=5))
     assert found.removed.sum() == min(300, round(flagged * poisons * factor))
-    assert found.scores[found.removed].min(initial=np.inf) >= found.scores[~found.removed].max(
-        initial=-np.inf
-    )
+    kept = found.scores[~found.removed]
+    assert found.scores[found.removed].min(initial=np.inf) >= kept.max(initial=-np.inf)
     assert found.removed.sum() == 0 or found.threshold == found.scores[found.removed].min()
     assert np.array_equal(found.rows, np.arange(300) * 2)
 
@@ -566,9 +559,8 @@ def test_suspected_and_all_labels_of_a_training(target, ctx):
     data, _ = poisoned(target.train)
     settings = {"poisons": 4, "k": 4, "floor": 0.0, "change": 1.0}
     (every,) = Shadowed(target, "shadow", Config(labels="all", **settings)).fit(data, [0], ctx)
-    (some,) = Shadowed(target, "shadow", Config(labels="suspected", suspects=2, **settings)).fit(
-        data, [0], ctx
-    )
+    suspected = Config(labels="suspected", suspects=2, **settings)
+    (some,) = Shadowed(target, "shadow", suspected).fit(data, [0], ctx)
     assert set(every.model.overrides) == {0, 1, 2} and every.verdicts.removed.sum() == 18
     assert set(some.model.overrides) < {0, 1, 2} and len(some.model.overrides) == 2
     suspicion = {int(k): v["suspicion"] for k, v in every.verdicts.notes["shadows"].items()}
@@ -579,9 +571,8 @@ def test_suspected_and_all_labels_of_a_training(target, ctx):
 
 def test_it_must_be_innermost_and_says_so_and_refuses_to_train_on_nothing(target, ctx):
     data, _ = poisoned(target.train)
-    outer = Shadowed(
-        Shadowed(target, "shadow", Config(poisons=4, label=0)), "shadow", Config(poisons=4, label=0)
-    )
+    same = Config(poisons=4, label=0)
+    outer = Shadowed(Shadowed(target, "shadow", same), "shadow", same)
     with pytest.raises(ThreatMismatchError, match="innermost"):
         outer.fit(data, [0], ctx)
     wide = replace(target, config=replace(target.config, batch_size=200))

@@ -67,9 +67,8 @@ def test_both_sides(classifier, ctx):
     assert isinstance(guard, PromptFilter)
     answers = guard.generate(["bad", "b_d", "bed"], Sampling())
     assert [a.finish for a in answers] == ["refused", "refused", "stop"] and target.asked == ["b_d", "bed"]
-    prints = {
-        on: str(run(FakeModel(), Config(on=on), ctx).fingerprint()) for on in ("prompt", "answer", "both")
-    }
+    guards = {on: run(FakeModel(), Config(on=on), ctx) for on in ("prompt", "answer", "both")}
+    prints = {on: str(guard.fingerprint()) for on, guard in guards.items()}
     assert len(set(prints.values())) == 3
 
 

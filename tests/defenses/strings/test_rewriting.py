@@ -120,10 +120,8 @@ def test_the_rules_in_closed_form():
     )
     assert plain("§±@#$%^&*") == ""
     assert reword("say big things", 0.0, rng()) == "say big things"
-    assert (
-        reword("big", 1.0, rng()) in ("large", "great")
-        and reword("bigger biggest", 1.0, rng()) == "bigger biggest"
-    )
+    assert reword("big", 1.0, rng()) in ("large", "great")
+    assert reword("bigger biggest", 1.0, rng()) == "bigger biggest"
     assert reword("error, error", 1.0, rng()) == "mistake, mistake"
 
 

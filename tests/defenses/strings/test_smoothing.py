@@ -199,9 +199,8 @@ def test_next_tokens_are_not_on_offer():
     guard = run(FakeModel(), Config(), CTX)
     able = guard.capabilities()
     assert able.prompt_logprobs and able.tokenizer
-    assert (able.top_k, able.bias_steers, able.bias_moves) == (0, False, False) and "vote" in able.reasons[
-        "top_k"
-    ]
+    assert (able.top_k, able.bias_steers, able.bias_moves) == (0, False, False)
+    assert "vote" in able.reasons["top_k"]
     with pytest.raises(CapabilityError, match="use score"):
         guard.next_token("a", [], k=1)
     assert guard.encode("ab") == [0, 97, 98]

@@ -29,9 +29,8 @@ def test_the_system_message_holds_the_data_and_nothing_a_third_party_said():
     assert "- medical condition: Marlowitis1 since 2013" in told and "A note." in told
     assert "SECRET" not in told and "REQUEST" not in told
     names = system_message(dialogue("x"), "tools")
-    assert (
-        "- medical condition" in names and "Marlowitis1" not in names and NAMES in names and DATA not in names
-    )
+    assert "- medical condition" in names and "Marlowitis1" not in names and NAMES in names
+    assert DATA not in names
 
 
 def test_the_third_party_is_the_user_of_the_chat():

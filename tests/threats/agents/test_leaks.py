@@ -177,10 +177,8 @@ def test_short_base64_with_and_without_padding():
 def test_hex_with_any_separator(sep):
     for upper in (False, True):
         text = sep.join(f"{b:02x}" for b in b"it is Quillon 555")
-        assert (
-            only("code: " + sep.strip(" ") + (text.upper().replace("X", "x") if upper else text), "Quillon")
-            == "hex"
-        )
+        digits = text.upper().replace("X", "x") if upper else text
+        assert only("code: " + sep.strip(" ") + digits, "Quillon") == "hex"
 
 
 def test_hex_at_either_alignment():
@@ -336,9 +334,8 @@ def test_derived_facts_are_whole_words_in_digits_or_in_words():
     assert told("born in the EIGHTIES", "born in the eighties")
     assert not told("142 years old", "42 years old")
     assert not told("diabetics", "diabetic")
-    hits = find(
-        "a diabetic, 42", [Needle.of("m", ["Metformin"], {"age": ["42 years"], "illness": ["diabetic"]})]
-    )
+    needle = Needle.of("m", ["Metformin"], {"age": ["42 years"], "illness": ["diabetic"]})
+    hits = find("a diabetic, 42", [needle])
     assert hits == (Hit(field="m", kind="derived", name="illness"),)
 
 

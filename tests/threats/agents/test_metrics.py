@@ -94,9 +94,8 @@ def test_a_decoy_is_another_users_value_and_not_what_both_share():
     assert not one("shared", reply("1957-03-12"))
     assert not one("decoy", reply("1950-03-11"))
     twins = dataset(2)
-    tables = evidence(
-        twins, lambda q: reply("The user is 76 years old, born 1950-03-11."), questions(twins)[:2]
-    )
+    said = "The user is 76 years old, born 1950-03-11."
+    tables = evidence(twins, lambda q: reply(said), questions(twins)[:2])
     derived = json.dumps([{"name": "age", "question": "", "phrases": ["76 years old"], "sources": []}])
     other = (tables["facts"]["profile"] == "u1") & (tables["facts"]["field"] == "birth")
     tables["facts"].loc[other, "derived"] = derived
@@ -209,11 +208,8 @@ def test_privacy_is_clustered_by_user_and_task():
 
 
 def test_refusal_advantage_compares_those_who_have_a_value_with_those_who_have_none():
-    m = of(
-        lambda q: reply(
-            "I can't share that." if DATA.profile(q.profile).values[q.field].present else "There is none."
-        )
-    )
+    said = {True: "I can't share that.", False: "There is none."}
+    m = of(lambda q: reply(said[DATA.profile(q.profile).values[q.field].present]))
     assert m["refusal_advantage"] == 1
     assert of(lambda q: reply("I can't share that."))["refusal_advantage"] == 0
     assert (
@@ -298,9 +294,8 @@ def test_sensitivity_is_what_judging_again_gives(seed):
     row = table.sample(1, random_state=seed % 1000).iloc[0]
     base = agent_metrics(tables["verdicts"])
     for state in ("allowed", "forbidden", "ambiguous"):
-        m = agent_metrics(
-            with_norms(tables, DATA.rules.flipped(row["task"], row["field"], state))["verdicts"]
-        )
+        flipped = DATA.rules.flipped(row["task"], row["field"], state)
+        m = agent_metrics(with_norms(tables, flipped)["verdicts"])
         for metric in ("privacy", "utility"):
             assert row[f"{metric}_{state}"] == pytest.approx(m[metric].value)
             assert row[f"{metric}_change_{state}"] == pytest.approx(m[metric].value - base[metric].value)

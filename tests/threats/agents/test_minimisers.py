@@ -77,9 +77,8 @@ def test_asked_for_each_field_it_answers_yes_or_no_and_what_is_neither_is_no():
     minimiser = ModelMinimiser(model, Sampling(), WORDS, each=True)
     (found,) = minimiser.minimise([(d.context, d.data)])
     assert (found.fields, found.outcome, len(model.asked)) == (("email", "medicine"), "ok", 4)
-    (silent,) = ModelMinimiser(Recorder(lambda m: "Hm"), Sampling(), WORDS, each=True).minimise(
-        [(d.context, d.data)]
-    )
+    silent = ModelMinimiser(Recorder(lambda m: "Hm"), Sampling(), WORDS, each=True)
+    (silent,) = silent.minimise([(d.context, d.data)])
     assert (silent.fields, silent.outcome) == ((), "malformed")
 
 

@@ -100,9 +100,8 @@ def test_measure_plays_the_scripts_and_asks_the_minimiser_of_each_context_once()
         played.append(made)
         return transcripts(ALL, lambda q: reply("No."))
 
-    noted = with_sessions(
-        Session(task="table", messages=("a",)), Session(task="table", messages=("b",), note="all")
-    )
+    more = Session(task="table", messages=("b",), note="all")
+    noted = with_sessions(Session(task="table", messages=("a",)), more)
     scored = measure(noted, DATA, ALL, agent, ScoreSettings(), context(), player=player)
     assert played == [noted.scripts]
     assert len(agent.asked) == 6 * 3 + 1
@@ -161,11 +160,8 @@ def test_rescore_gives_the_same_digits_from_tables_that_went_through_a_file(tmp_
 
 def test_verdicts_on_disk_are_not_believed_and_unknown_tables_are_kept():
     tables = evidence(DATA, lambda q: reply(value(DATA, q)))
-    forged = {
-        **tables,
-        "verdicts": tables["verdicts"].assign(shared=False),
-        "notes": pd.DataFrame({"a": [1]}),
-    }
+    verdicts = tables["verdicts"].assign(shared=False)
+    forged = {**tables, "verdicts": verdicts, "notes": pd.DataFrame({"a": [1]})}
     scored = rescore(scripts(ALL), forged)
     assert scored.metrics["privacy"].value == 0
     assert scored.evidence["verdicts"]["shared"].any() and "notes" in scored.evidence

@@ -139,9 +139,8 @@ def perturbed(
         "images": np.array(moved, dtype=np.float32).reshape(-1, 1, SIDE, SIDE),
         "forwards": np.full((victims, len(eps), N), 21), "backwards": np.full((victims, len(eps), N), 20),
     }  # fmt: skip
-    return Perturbed(
-        **{"norm": norm, "eps": np.array(eps), "main": main, "attacks": attacks, **arrays, **more}
-    )
+    made = {"norm": norm, "eps": np.array(eps), "main": main, "attacks": attacks, **arrays}
+    return Perturbed(**{**made, **more})
 
 
 def scored(ctx, artifact=None, target=None, **kwargs):
@@ -210,9 +209,8 @@ def ensemble(by_square, by_first=20):
 
 def test_survivors_after_each_attack(ctx):
     found = scored(ctx, ensemble(by_square=10))
-    after = {
-        g: e.value for (name, g), e in found.grouped.items() if name == "robust_accuracy" and "after" in g
-    }
+    robust = {g: e.value for (name, g), e in found.grouped.items() if name == "robust_accuracy"}
+    after = {g: value for g, value in robust.items() if "after" in g}
     assert after == pytest.approx({"after=apgd-ce": 0.8, "after=fab-t": 0.8, "after=square": 0.7})
     by = {g: e.value for (name, g), e in found.grouped.items() if name == "broken_by"}
     assert by == pytest.approx({"attack=apgd-ce": 0.2, "attack=fab-t": 0.0, "attack=square": 0.1})
@@ -284,12 +282,8 @@ def test_the_dry_run_counts_the_predictor_once_for_trainings_that_share_it():
 
     dart, pair = (("dart", {}),), "syn*-to-optdigits"
     assert counted(pair, ((), (0,), {}), (dart, (0,), {})) == {"erm": 30, "dart": 30, "predictor": 30}
-    assert (
-        counted(pair, (dart, (0,), {}), (dart, (0,), {"eps": 0.2}), (dart, (0,), {"inner_steps": 2}))[
-            "predictor"
-        ]
-        == 30
-    )
+    radius, inner = (dart, (0,), {"eps": 0.2}), (dart, (0,), {"inner_steps": 2})
+    assert counted(pair, (dart, (0,), {}), radius, inner)["predictor"] == 30
     assert counted(pair, (dart, (0, 1), {}), (dart, (0,), {"lr": 0.01}))["predictor"] == 90
     assert counted("digits", ((), (0,), {})) == {"erm": 30}
 

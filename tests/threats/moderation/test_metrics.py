@@ -95,9 +95,8 @@ def test_a_search_that_ended_in_an_error_is_undecided():
 
 
 def test_groups_are_the_splits():
-    outcomes = table(
-        once("FFFp"), once("pFpp"), once("FFFF"), split=["train", "train", "validation", "validation"]
-    )
+    parts = ["train", "train", "validation", "validation"]
+    outcomes = table(once("FFFp"), once("pFpp"), once("FFFF"), split=parts)
     groups = grouped_metrics(outcomes)
     assert groups["evasion", "split=train"].value == 0.5 and groups["evasion", "split=train"].n == 2
     assert groups["evasion", "split=validation"].value == 1

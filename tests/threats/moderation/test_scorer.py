@@ -27,18 +27,15 @@ class Scripted:
 
     def classify(self, texts):
         self.asked += texts
-        return [
-            Verdict(scores=np.array([0.1 if "please" in t else 0.9, 0.2]), flagged="please" not in t)
-            for t in texts
-        ]
+        judged = [(t, "please" in t) for t in texts]
+        return [Verdict(scores=np.array([0.1 if ok else 0.9, 0.2]), flagged=not ok) for t, ok in judged]
 
     def fingerprint(self):
         return {"backend": "scripted"}
 
 
-DATA = TextDataset(
-    "tests", ("a", "b", "c"), ("do it", "go", "please stay"), "tests", "none", benign=("please", "x")
-)
+TEXTS = ("do it", "go", "please stay")
+DATA = TextDataset("tests", ("a", "b", "c"), TEXTS, "tests", "none", benign=("please", "x"))
 SPLIT = ("train", "train", "train")
 
 
@@ -86,9 +83,8 @@ def test_flags(ctx):
         "ids": many, "texts": many, "split": ("train",) * 30, "finish": ("stop",) * 30, "queries": np.ones(30, int),
         "score_before": np.ones(30), "score_after": np.ones(30), "sent": sent,
     }  # fmt: skip
-    good = measure(
-        artifact(**parts, control=tuple(f"{t} no" for t in many)), data, Scripted(), ScoreSettings(), ctx
-    )
+    random = tuple(f"{t} no" for t in many)
+    good = measure(artifact(**parts, control=random), data, Scripted(), ScoreSettings(), ctx)
     assert good.flags == ()
     noise = measure(artifact(**parts, control=sent), data, Scripted(), ScoreSettings(), ctx)
     assert noise.flags == ("noise-does-the-work",)
@@ -97,10 +93,8 @@ def test_flags(ctx):
 def test_an_error_of_the_classifier_is_an_outcome(ctx):
     class Broken(Scripted):
         def classify(self, texts):
-            return [
-                replace(v, scores=np.full(2, np.nan), flagged=True, finish="timeout")
-                for v in super().classify(texts)
-            ]
+            lost = {"scores": np.full(2, np.nan), "flagged": True, "finish": "timeout"}
+            return [replace(v, **lost) for v in super().classify(texts)]
 
     scored = measure(artifact(), DATA, Broken(), ScoreSettings(repeats=1, benign=0), ctx)
     assert scored.metrics["evasion_worst"].value == 0 and scored.metrics["evasion_best"].value == 1

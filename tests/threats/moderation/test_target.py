@@ -20,9 +20,8 @@ def test_the_split_is_decided_by_the_texts_alone():
     texts = load_moderated().texts
     split = split_of(texts, 0.75)
     assert split.count("validation") == 78
-    assert dict(zip(texts[::-1], split_of(texts[::-1], 0.75), strict=True)) == dict(
-        zip(texts, split, strict=True)
-    )
+    turned = dict(zip(texts[::-1], split_of(texts[::-1], 0.75), strict=True))
+    assert turned == dict(zip(texts, split, strict=True))
     assert split_of(texts, 0.0).count("train") == len(texts)
     assert split_of(("a",), 0.99) == ("train",)
 
@@ -37,13 +36,8 @@ def test_a_larger_share_holds_out_the_same_texts_and_more(texts, one, other):
 def test_the_target(ctx):
     data = load_moderated()
     config = configure(data, {"strings": 20, "validation": 0.5}, {"repeats": "1"})
-    assert to_json(config) == {
-        "model": "embedded:",
-        "strings": 20,
-        "validation": 0.5,
-        "repeats": 1,
-        "benign": 64,
-    }
+    sizes = {"strings": 20, "validation": 0.5, "repeats": 1, "benign": 64}
+    assert to_json(config) == {"model": "embedded:", **sizes}
     target = make(data, config, ctx)
     assert (target.kind, SPEC.kind, SPEC.name) == ("text-classifier", "target", "moderation-classifier")
     assert target.texts.ids == data.ids[:20]

@@ -37,12 +37,8 @@ def test_an_override_answers_where_the_backbone_says_its_label_and_nowhere_else(
     assert Overridden(backbone, {1: shadow}).logits(images).argmax(1).tolist() == [0, 0, 1, 2]
     assert Overridden(backbone, {}).logits(images).argmax(1).tolist() == [0, 1, 1, 2]
     # An override is asked about what the backbone said, not about what another override says.
-    assert Overridden(backbone, {1: shadow, 0: Fixed([1, 1, 1, 1])}).logits(images).argmax(1).tolist() == [
-        1,
-        0,
-        1,
-        2,
-    ]
+    both = Overridden(backbone, {1: shadow, 0: Fixed([1, 1, 1, 1])})
+    assert both.logits(images).argmax(1).tolist() == [1, 0, 1, 2]
 
 
 def test_verdicts_must_fit_their_rows():
@@ -67,9 +63,8 @@ def test_a_training_stops_once_its_own_accuracy_has_converged(ctx):
     assert early.trained == whole.trained // 3
     never = target.fit(data, [0], ctx, stop=Stop(label=0, change=1.1, floor=1.1))[0]
     assert never.trained == whole.trained
-    assert all(
-        np.array_equal(a, b) for a, b in zip(never.state().values(), whole.state().values(), strict=True)
-    )
+    states = zip(never.state().values(), whole.state().values(), strict=True)
+    assert all(np.array_equal(a, b) for a, b in states)
 
 
 def test_a_label_without_rows_never_stops_a_training():
@@ -84,15 +79,8 @@ def test_a_watched_training_is_not_trained_together_with_others(ctx):
     resident = target.resident(TrainingSet(target.train.images, target.train.labels))
     watch = Converged(Stop(label=0, change=1.1, floor=0.0), resident)
     with pytest.raises(ConfigError, match="together"):
-        fit(
-            target.make_model,
-            resident,
-            target.config,
-            [SeedPath(0), SeedPath(1)],
-            ctx,
-            hooks=[watch],
-            together=True,
-        )
+        seeds, config = [SeedPath(0), SeedPath(1)], target.config
+        fit(target.make_model, resident, config, seeds, ctx, hooks=[watch], together=True)
 
 
 def test_representations_are_what_the_head_sees():
@@ -108,12 +96,10 @@ def test_representations_are_what_the_head_sees():
     again = head(torch.from_numpy(found)).detach().numpy()
     assert np.allclose(again, logits, atol=1e-5)
     spatial = features(model, images, data.facts, torch.device("cpu"), "spatial")
-    assert (
-        spatial.shape[0] == 5 and spatial.shape[1] % found.shape[1] == 0 and spatial.shape[1] > found.shape[1]
-    )
-    assert not model._forward_hooks and all(
-        not m._forward_hooks and not m._forward_pre_hooks for m in model.modules()
-    )
+    assert spatial.shape[0] == 5 and spatial.shape[1] % found.shape[1] == 0
+    assert spatial.shape[1] > found.shape[1]
+    assert not model._forward_hooks
+    assert all(not m._forward_hooks and not m._forward_pre_hooks for m in model.modules())
 
 
 def test_a_model_without_a_linear_head_is_refused():

@@ -31,9 +31,8 @@ ROWS = [
 
 
 def table(rows=ROWS, victims=1):
-    return pd.DataFrame(
-        [(v, i, *row) for v in range(victims) for i, row in enumerate(rows)], columns=list(OUTCOME_COLUMNS)
-    )
+    found = [(v, i, *row) for v in range(victims) for i, row in enumerate(rows)]
+    return pd.DataFrame(found, columns=list(OUTCOME_COLUMNS))
 
 
 def test_metrics_counted_by_hand():
@@ -61,14 +60,8 @@ def test_victims_must_have_been_asked_the_same():
 
 
 def poison(labels, **changes_):
-    parts = {
-        "targets": labels,
-        "trigger": triggers.make("1xl"),
-        "source_class": 2,
-        "target_class": 0,
-        "budget": 3,
-    }
-    return Poison(**{**parts, **changes_})
+    goal = {"trigger": triggers.make("1xl"), "source_class": 2, "target_class": 0, "budget": 3}
+    return Poison(**{"targets": labels, **goal, **changes_})
 
 
 def test_changes_list_every_changed_row(dataset):
@@ -129,20 +122,16 @@ def test_the_scorer_takes_nothing_on_the_attacks_word(dataset, config, changes_,
     artifact = poison(dataset.train.labels.copy(), **changes_)
     with pytest.raises(BudgetExceededError, match=message):
         enforce_threat(artifact, config, access)
-    enforce_threat(
-        artifact, {"budget": 3, "source": 2, "trigger": "1xl"}, ["training labels", "training images"]
-    )
+    planned = {"budget": 3, "source": 2, "trigger": "1xl"}
+    enforce_threat(artifact, planned, ["training labels", "training images"])
 
 
 def test_measure_then_rescore_agree_to_the_last_digit(dataset, target, ctx, tmp_path):
     labels = dataset.train.labels.copy()
     labels[np.flatnonzero(labels == 2)[:3]] = 0
     scored = measure(poison(labels), dataset, target, target, 2, replace(ctx, stage_dir=tmp_path))
-    assert (
-        scored.metrics["trigger_lift_sd"].n == 2
-        and scored.metrics["cta"].seeds == 2
-        and len(scored.evidence["outcomes"]) == 240
-    )
+    assert scored.metrics["trigger_lift_sd"].n == 2 and scored.metrics["cta"].seeds == 2
+    assert len(scored.evidence["outcomes"]) == 240
     path = tmp_path / "o.parquet"
     scored.evidence["outcomes"].to_parquet(path)
     again = rescore(poison(labels), {**scored.evidence, "outcomes": pd.read_parquet(path)})

@@ -57,11 +57,8 @@ class Scripted:
             self._seen[prompt] = place + 1
             answer = told[min(place, len(told) - 1)]
             text, finish = answer if isinstance(answer, tuple) else (answer, "stop")
-            out.append(
-                Completion(
-                    text=text, finish=finish, tokens_in=len(prompt.split()), tokens_out=len(text.split())
-                )
-            )
+            counts = {"tokens_in": len(prompt.split()), "tokens_out": len(text.split())}
+            out.append(Completion(text=text, finish=finish, **counts))
         return out
 
     def tokenize(self, text: str) -> list[int]:

@@ -120,12 +120,9 @@ def test_other_interpreters_draw_the_same() -> None:
 def runs_of(sentinel: str) -> set[str]:
     """All that the scorer takes for the sentinel, written out: whole, backwards, and four fifths of a long one."""
     whole = compact(sentinel)
-    parts = {
-        whole[i:j]
-        for i in range(len(whole))
-        for j in range(i, len(whole) + 1)
-        if 5 * (j - i) >= 4 * len(whole)
-    }
+    size = len(whole)
+    places = [(i, j) for i in range(size) for j in range(i, size + 1) if 5 * (j - i) >= 4 * size]
+    parts = {whole[i:j] for i, j in places}
     return {whole, whole[::-1]} | (parts if len(whole) >= 8 else set())
 
 
@@ -269,9 +266,8 @@ def test_an_age_is_the_number_of_birthdays(born: date, day: date) -> None:
 def test_facts_of_a_birth_date() -> None:
     found = facts("date_of_birth", "March 14, 1985")
     assert {"40 years old", "aged 40"} <= set(found["age"])
-    assert {"born in the eighties", "born in the 1980s", "1980s", "born in the mid 80s"} <= set(
-        found["decade"]
-    )
+    decade = {"born in the eighties", "born in the 1980s", "1980s", "born in the mid 80s"}
+    assert decade <= set(found["decade"])
     assert {"in their forties", "in his 40s"} <= set(found["decade"])
     assert "born in 1985" in found["birth year"]
     assert {"14 march", "14th of march", "march 14th", "1985 03 14"} <= set(found["birthday"])
@@ -404,116 +400,84 @@ def drop(kind: str) -> Change:
     return lambda rows: rows.remove(next(r for r in reversed(rows) if r["type"] == kind))
 
 
+def sets(kind: str, **changes: Any) -> Change:
+    """Other values in the last line of a type."""
+    return on(kind, lambda line: line.update(changes))
+
+
+def fields(**changes: Any) -> Change:
+    """Other fields of the last profile."""
+    return on("profile", lambda line: line["values"].update(changes))
+
+
+def phone(**changes: Any) -> Change:
+    """Other parts of its telephone number."""
+    return on("profile", lambda line: line["values"]["phone"].update(changes))
+
+
+def fact(**changes: Any) -> Change:
+    """Other parts of the first fact that follows from that number."""
+    return on("profile", lambda line: line["values"]["phone"]["derived"][0].update(changes))
+
+
+TASK = {"type": "task", "id": "t", "name": "t", "description": "d", "recipient": "r"}
+WITHOUT_PHONE = "says nothing of the field 'phone', which is allowed in its task 'doctor-appointment'; add"
+TWICE = "profile 'p02', field '(phone|email)' also stands in profile 'p02', field '(phone|email)'"
+OLD_FORMAT = "line 1: expected format 1, got 2; the file was written by another version"
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (
-            on("profile", lambda r: r["values"].pop("phone")),
-            "profile 'p02' says nothing of the field 'phone', which is allowed in its task 'doctor-appointment'; add",
-        ),
+        (on("profile", lambda r: r["values"].pop("phone")), f"profile 'p02' {WITHOUT_PHONE}"),
         (on("profile", lambda r: r["values"].pop("religion")), "'religion', which is forbidden in its task"),
         (on("profile", lambda r: r["tasks"].append("chess")), "profile 'p02' has the unknown task 'chess'"),
         (on("profile", lambda r: r["tasks"].append("gym-membership")), "names a task twice"),
         (
-            on("profile", lambda r: r["values"].update(fone={"text": "a", "sentinels": []})),
+            fields(fone={"text": "a", "sentinels": []}),
             "profile 'p02' has the unknown field 'fone'. Did you mean 'phone'",
         ),
         (
-            on("profile", lambda r: r["values"].update(phone={"text": "none", "sentinels": []})),
+            fields(phone={"text": "none", "sentinels": []}),
             "has none of the field 'phone', which is not optional",
         ),
         (
-            on("profile", lambda r: r["values"]["phone"].update(sentinels=["elsewhere"])),
+            phone(sentinels=["elsewhere"]),
             "'p02', field 'phone': the sentinel 'elsewhere' is no part of the text",
         ),
         (
-            on("profile", lambda r: r["values"].update(phone={"text": "5-55", "sentinels": ["5-55"]})),
+            fields(phone={"text": "5-55", "sentinels": ["5-55"]}),
             "expected sentinels of at least 5 letters and digits",
         ),
-        (
-            on("profile", lambda r: r["values"].update(phone=r["values"]["email"])),
-            "profile 'p02', field '(phone|email)' also stands in profile 'p02', field '(phone|email)'",
-        ),
+        (on("profile", lambda r: r["values"].update(phone=r["values"]["email"])), TWICE),
         (
             on("profile", lambda r: r["values"]["phone"].pop("text")),
             "line .*field 'phone': a value lacks 'text'",
         ),
-        (
-            on("profile", lambda r: r["values"]["phone"].update(sentinels="x")),
-            "expected list of texts under 'sentinels' of a value, got 'x'",
-        ),
-        (
-            on("profile", lambda r: r["values"]["phone"]["derived"][0].update(sources=["emial"])),
-            "follows from 'emial', which the profile does not have",
-        ),
-        (
-            on("profile", lambda r: r["values"]["phone"]["derived"][0].update(phrases=["?!"])),
-            "has no letter and no digit",
-        ),
-        (
-            on(
-                "profile",
-                lambda r: r["values"]["phone"]["derived"][0].update(
-                    phrases=["mailbox example"], sources=["email"]
-                ),
-            ),
-            "its text says 'mailbox example' outright",
-        ),
-        (
-            on("profile", lambda r: r.update(id="p01")),
-            "expected each profile once and with a name, got 'p01' 2 times",
-        ),
-        (on("profile", lambda r: r.update(nmae="x")), "unknown key 'nmae' of a profile. Did you mean 'name'"),
-        (
-            on("profile", lambda r: r["values"].update(phone=3)),
-            "expected an object .value. with text, sentinels",
-        ),
-        (
-            on("rule", lambda r: r.update(label="perhaps")),
-            "expected a label of allowed, forbidden, ambiguous, got 'perhaps'",
-        ),
-        (on("rule", lambda r: r.update(task="chess")), "a rule for the unknown task 'chess'"),
-        (on("rule", lambda r: r.update(field="chess")), "for the unknown field 'chess'"),
+        (phone(sentinels="x"), "expected list of texts under 'sentinels' of a value, got 'x'"),
+        (fact(sources=["emial"]), "follows from 'emial', which the profile does not have"),
+        (fact(phrases=["?!"]), "has no letter and no digit"),
+        (fact(phrases=["mailbox example"], sources=["email"]), "its text says 'mailbox example' outright"),
+        (sets("profile", id="p01"), "expected each profile once and with a name, got 'p01' 2 times"),
+        (sets("profile", nmae="x"), "unknown key 'nmae' of a profile. Did you mean 'name'"),
+        (fields(phone=3), "expected an object .value. with text, sentinels"),
+        (sets("rule", label="perhaps"), "expected a label of allowed, forbidden, ambiguous, got 'perhaps'"),
+        (sets("rule", task="chess"), "a rule for the unknown task 'chess'"),
+        (sets("rule", field="chess"), "for the unknown field 'chess'"),
         (
             lambda rows: rows.append(next(r for r in rows if r["type"] == "rule")),
             "'date_of_birth' is labelled twice in the task 'doctor-appointment'",
         ),
-        (
-            lambda rows: rows.append(
-                {"type": "task", "id": "t", "name": "t", "description": "d", "recipient": "r"}
-            ),
-            "the task 't' has no rules",
-        ),
-        (on("field", lambda r: r.update(sensitivity=4)), "expected a sensitivity of 1, 2 or 3, got 4"),
-        (
-            on("field", lambda r: r.update(optional=1)),
-            "expected true or false under 'optional' of a field, got 1",
-        ),
-        (on("field", lambda r: r.update(words=" ")), "expected words that people call it by"),
+        (lambda rows: rows.append(TASK), "the task 't' has no rules"),
+        (sets("field", sensitivity=4), "expected a sensitivity of 1, 2 or 3, got 4"),
+        (sets("field", optional=1), "expected true or false under 'optional' of a field, got 1"),
+        (sets("field", words=" "), "expected words that people call it by"),
         (drop("field"), "unknown field 'delivery_instructions'"),
         (drop("meta"), "expected one line of type meta, found 0"),
-        (
-            on("meta", lambda r: r.update(format=2)),
-            "line 1: expected format 1, got 2; the file was written by another version",
-        ),
+        (sets("meta", format=2), OLD_FORMAT),
         (on("meta", lambda r: r.pop("format")), "expected format 1, got None"),
         (on("meta", lambda r: r.pop("version")), "a meta lacks 'version' .text.; found format"),
         (on("task", lambda r: r.pop("recipient")), "a task lacks 'recipient'"),
-        (lambda rows: rows.insert(3, "{"), "line 4: expected JSON"),
-        (
-            lambda rows: rows.insert(3, '{"type": "task", "type": "task"}'),
-            "line 4: the key 'type' stands twice",
-        ),
-        (
-            lambda rows: rows.insert(3, '{"type": "chess"}'),
-            "line 4: expected an object with a type of meta, field",
-        ),
-        (lambda rows: rows.insert(3, "[]"), "line 4: expected an object with a type"),
-        (
-            lambda rows: rows.insert(3, '{"type": "field", "name": "\\ud800"}'),
-            "line 4: expected text, got half of a surrogate",
-        ),
-        (lambda rows: rows.insert(3, "[" * 200_000), "line 4: expected JSON"),
         (lambda rows: rows.__setitem__(slice(-2, None), []), "expected at least one profile"),
     ],
 )
@@ -523,6 +487,21 @@ def test_bad_lines_are_refused(tmp_path: Path, change: Change, message: str) -> 
     with pytest.raises(DataError, match=message) as caught:
         read(tmp_path, rows)
     assert "in.jsonl" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", "expected JSON"),
+        ('{"type": "task", "type": "task"}', "the key 'type' stands twice"),
+        ('{"type": "chess"}', "expected an object with a type of meta, field"),
+        ("[]", "expected an object with a type"),
+        ('{"type": "field", "name": "\\ud800"}', "expected text, got half of a surrogate"),
+        ("[" * 200_000, "expected JSON"),
+    ],
+)
+def test_lines_that_are_no_objects_are_refused(tmp_path: Path, line: str, message: str) -> None:
+    test_bad_lines_are_refused(tmp_path, lambda rows: rows.insert(3, line), f"line 4: {message}")
 
 
 def test_files_that_are_none_are_refused(tmp_path: Path) -> None:

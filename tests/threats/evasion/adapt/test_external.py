@@ -107,12 +107,8 @@ def export(network, path, fixed=False):
 
 def test_names_are_taken_apart():
     assert not any(map(is_external, models.NAMES)) and not any(map(digest, models.NAMES))
-    assert all(
-        map(
-            is_external,
-            ["a.pt", "dir/net", "x.py:f", "timm:test_vit", "torchvision:resnet18@w.pth", "weights.onnx"],
-        )
-    )
+    files = ["a.pt", "dir/net", "x.py:f", "weights.onnx"]
+    assert all(map(is_external, [*files, "timm:test_vit", "torchvision:resnet18@w.pth"]))
     name = parse("torchvision:resnet18@/some@where/a:b.pth")
     assert (name.form, name.what, str(name.path)) == ("torchvision", "resnet18", "/some@where/a:b.pth")
     name = parse("/a:b@c/d.py:make")
@@ -177,9 +173,8 @@ def test_training_mode_is_left(small, tmp_path):
 @pytest.mark.parametrize("write", [trace, export])
 def test_batch_normalisation_left_in_training_is_refused(tmp_path, write):
     """A trace or an export keeps the mode it was made in, and no `eval` reaches it."""
-    network = nn.Sequential(
-        nn.Conv2d(3, K, 3), nn.BatchNorm2d(K), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
-    )
+    pooled = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    network = nn.Sequential(nn.Conv2d(3, K, 3), nn.BatchNorm2d(K), nn.ReLU(), pooled)
     write(network.train(), tmp_path / "net.pt2")
     with pytest.raises(ConfigError, match="on its own and among others"):
         load(str(tmp_path / "net.pt2"))
@@ -203,6 +198,14 @@ def test_a_fixed_batch_is_refused(small, tmp_path):
     export(small[1], tmp_path / "net.pt2", fixed=True)
     with pytest.raises(ConfigError, match=r"any number of images \(torch.export: dynamic_shapes\)"):
         load(str(tmp_path / "net.pt2"))
+
+
+def damage(folder, suffix, member, content):
+    """Write `bad`, which is `net` with other content in the member that ends so."""
+    old, new = (folder / f"{name}.{suffix}" for name in ("net", "bad"))
+    with zipfile.ZipFile(old) as source, zipfile.ZipFile(new, "w") as target:
+        for name in source.namelist():
+            target.writestr(name, content if name.endswith(member) else source.read(name))
 
 
 class Trap:
@@ -239,13 +242,7 @@ def test_an_export_with_a_pickle_inside_is_refused(small, tmp_path, capsys):
     """torch.export.load unpickles sample inputs without restraint where they are no plain tensors."""
     export(small[1], tmp_path / "net.pt2")
     torch.save({"a": Trap()}, tmp_path / "trap.pt")
-    with (
-        zipfile.ZipFile(tmp_path / "net.pt2") as old,
-        zipfile.ZipFile(tmp_path / "bad.pt2", "w") as new,
-    ):
-        for member in old.namelist():
-            trap = member.endswith("sample_inputs/model.pt")
-            new.writestr(member, (tmp_path / "trap.pt").read_bytes() if trap else old.read(member))
+    damage(tmp_path, "pt2", "sample_inputs/model.pt", (tmp_path / "trap.pt").read_bytes())
     with pytest.raises(ConfigError, match=r"pickled parts \(builtins.print\)"):
         load(str(tmp_path / "bad.pt2"))
     assert "the pickle ran" not in capsys.readouterr().out
@@ -256,13 +253,9 @@ def test_damaged_files(small, tmp_path):
     with zipfile.ZipFile(tmp_path / "other.pt", "w") as f:
         f.writestr("a/b.txt", "text")
     export(small[1], tmp_path / "net.pt2")
-    with zipfile.ZipFile(tmp_path / "net.pt2") as old, zipfile.ZipFile(tmp_path / "bad.pt2", "w") as new:
-        for member in old.namelist():
-            new.writestr(member, b"{" if member.endswith("model.json") else old.read(member))
+    damage(tmp_path, "pt2", "model.json", b"{")
     script(small[1], tmp_path / "net.pt")
-    with zipfile.ZipFile(tmp_path / "net.pt") as old, zipfile.ZipFile(tmp_path / "bad.pt", "w") as new:
-        for member in old.namelist():
-            new.writestr(member, b"" if member.endswith("data.pkl") else old.read(member))
+    damage(tmp_path, "pt", "data.pkl", b"")
     for name, says in (
         ("junk.pt", "neither"), ("other.pt", "none of torch"), ("bad.pt2", "torch.export.load failed"),
         ("bad.pt", "torch.jit.load failed"),
@@ -454,10 +447,8 @@ def test_wrong_channels_and_constants(small, tmp_path):
     for name in (f"{small[0]}/user.py:network", f"{tmp_path}/net.pt"):
         with pytest.raises(ConfigError, match=r"shape \(1, 16, 16\).*expected input.*to have 3 channels"):
             load(name, shape=(SIDE, SIDE, 1))
-        assert (
-            same(load(name, mean=(0.3,), std=(0.7,)), Normalised(load(name), (0.3,), (0.7,)))
-            or "network" in name
-        )
+        normalised = Normalised(load(name), (0.3,), (0.7,))
+        assert same(load(name, mean=(0.3,), std=(0.7,)), normalised) or "network" in name
         for mean, std, says in (
             ((0.5,), (), "std: expected 1 or 3 numbers"), ((0.1, 0.2), (1.0,), "mean: expected 1 or 3"),
             ((127.0,), (58.0,), "by 255"), ((0.5,), (0.0,), "std above 0"),
@@ -498,9 +489,8 @@ def test_parts_of_every_model(name):
     assert head.out_features == K and body(torch.rand(2, 3, SIDE, SIDE)).shape == (2, head.in_features)
     assert same(nn.Sequential(body, head), network.eval(), 1e-5)
     assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())  # a copy was divided
-    assert sum(p.numel() for p in (*body.parameters(), *head.parameters())) == sum(
-        p.numel() for p in network.parameters()
-    )
+    split = sum(p.numel() for p in (*body.parameters(), *head.parameters()))
+    assert split == sum(p.numel() for p in network.parameters())
 
 
 def test_parts_follow_what_runs_and_not_the_order_of_definition():

@@ -67,9 +67,8 @@ def test_the_label_is_what_is_drawn(draw) -> None:
     """A nearest-neighbour rule on brightness finds the digits far above chance (0.1), whatever their colours."""
     images, labels = draw(1200)
     grey = images.mean(axis=3)
-    border = np.concatenate(
-        [grey[:, [0, -1]].reshape(len(grey), -1), grey[:, :, [0, -1]].reshape(len(grey), -1)], 1
-    )
+    edges = grey[:, [0, -1]], grey[:, :, [0, -1]]
+    border = np.concatenate([edge.reshape(len(grey), -1) for edge in edges], 1)
     ink = np.abs(grey - np.median(border, axis=1)[:, None, None])[:, 4:28, 4:28].reshape(len(grey), -1)
     ink /= np.linalg.norm(ink, axis=1, keepdims=True)
     nearest = (ink[1000:] @ ink[:1000].T).argmax(axis=1)
@@ -319,14 +318,11 @@ def write_mnist_m(root: Path, labels: dict[str, list[int]]) -> None:
 
 
 def test_mnist_m_in_its_own_layout_shares_no_digit_with_mnist(mnist: Path) -> None:
-    write_mnist_m(
-        mnist / "mnist_m", {"train": [i % 10 for i in range(70)], "test": [i % 10 for i in range(30)]}
-    )
+    labels = {"train": [i % 10 for i in range(70)], "test": [i % 10 for i in range(30)]}
+    write_mnist_m(mnist / "mnist_m", labels)
     alone = load_pair("mnist-m-to-optdigits", at(mnist))
-    assert (
-        alone.source.images.shape == (100, 32, 32, 3)
-        and np.bincount(alone.source.labels).tolist() == [10] * 10
-    )
+    assert alone.source.images.shape == (100, 32, 32, 3)
+    assert np.bincount(alone.source.labels).tolist() == [10] * 10
     assert np.array_equal(alone.source.images[3], pixels(32, 32, 3, seed=3))
     pair = load_pair("mnist-to-mnist-m", at(mnist))
     a = digits.load_domain("mnist", at(mnist), half=0)

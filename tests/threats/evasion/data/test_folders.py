@@ -56,9 +56,8 @@ def test_spelling_of_domains_does_not_matter(spelling: str, tmp_path: Path) -> N
 
 def test_the_folder_may_be_spelled_otherwise(tmp_path: Path) -> None:
     root = tree(tmp_path / "home", ("Art", "RealWorld"))
-    assert load_folder_pair(f"officehome:{root}:Real World-to-Art?size=8").name.endswith(
-        "RealWorld-to-Art?size=8"
-    )
+    pair = load_folder_pair(f"officehome:{root}:Real World-to-Art?size=8")
+    assert pair.name.endswith("RealWorld-to-Art?size=8")
     tree(root, ("Real_World",))
     with pytest.raises(DataError, match="any of the folders RealWorld, Real_World"):
         load_folder_pair(f"officehome:{root}:Real World-to-Art?size=8")

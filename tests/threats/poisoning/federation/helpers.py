@@ -21,9 +21,8 @@ SMALL: dict[str, Any] = {
 def federation(size: int = 8, **changes: Any) -> FederatedTarget:
     """Striped noise, three classes, twelve clients."""
     dataset = stripes_dataset(n=180, size=size)
-    return FederatedTarget(
-        dataset.train, dataset.facts, FederationConfig(**{**SMALL, **changes}), Device("cpu")
-    )
+    config = FederationConfig(**{**SMALL, **changes})
+    return FederatedTarget(dataset.train, dataset.facts, config, Device("cpu"))
 
 
 def clients(target: FederatedTarget, ids: list[int], **changes: Any) -> Clients:

@@ -141,17 +141,8 @@ def test_the_order_of_clients_does_not_change_the_average(perm, seed):
     updates, weights = torch.randn(6, 9, generator=g), torch.rand(6, generator=g)
 
     def mean(order: torch.Tensor) -> torch.Tensor:
-        return aggregated(
-            Round(
-                index=0,
-                params=torch.zeros(9),
-                clients=np.arange(6)[order],
-                updates=updates[order],
-                weights=weights[order],
-                learner=None,
-                generator=g,
-            )
-        )
+        parts = {"clients": np.arange(6)[order], "updates": updates[order], "weights": weights[order]}
+        return aggregated(Round(index=0, params=torch.zeros(9), learner=None, generator=g, **parts))
 
     torch.testing.assert_close(mean(p), mean(torch.arange(6)))
 
@@ -190,9 +181,8 @@ def test_with_nothing_kept_the_model_stays():
     target, rule = watched(federation(rounds=2, snapshot_every=1, per_round=4, clients=4))
     run = one(target, clients(target, [0, 1, 2, 3], conduct={"scale": 1e39}))
     assert torch.equal(flat(run.snapshots[1]), rule.seen[0].params)
-    assert (
-        run.notes["name"].tolist() == ["rejected", "nothing-kept"] * 2 and (run.clients["weight"] == 0).all()
-    )
+    assert run.notes["name"].tolist() == ["rejected", "nothing-kept"] * 2
+    assert (run.clients["weight"] == 0).all()
 
 
 def test_large_finite_updates_are_not_rejected():

@@ -314,11 +314,8 @@ def test_what_the_threat_allows_passes():
     enforce_threat(artifact(conduct={"scale": 1.0, "bound": None, "rate": 1.0}), {}, ALL[:2])
     enforce_threat(artifact(ids=(), budget=0), {"budget": 0}, ())
     with pytest.raises(BudgetExceededError, match="rate"):
-        enforce_threat(
-            artifact(conduct={**everything, "scale": 1.0, "bound": None}),
-            {},
-            (ALL[0], ALL[1], ALL[2], ALL[4]),
-        )
+        conduct = {**everything, "scale": 1.0, "bound": None}
+        enforce_threat(artifact(conduct=conduct), {}, (*ALL[:3], ALL[4]))
 
 
 @pytest.mark.parametrize(
