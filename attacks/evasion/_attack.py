@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import product
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -37,6 +37,8 @@ SMOKE_TARGET: Mapping[str, Any] = {
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Radius:
     """The ball that images may be moved in, and further radii for a curve of accuracy against eps."""
+
+    RESOLVE: ClassVar = "attacks.evasion._attack.resolve"
 
     norm: Literal["auto", "Linf", "L2"] = knob("auto", "norm of the ball; auto: the target's")
     eps: float | str | None = knob(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
-from redteam.core.config import Checked, knob, resolved
+from redteam.core.config import Checked, knob
 from redteam.core.errors import ConfigError, UnknownNameError
 from redteam.core.types import Preset, Spec, ThreatModel
 from redteam.data.nouns import ImageSet
@@ -43,13 +43,14 @@ class Triggered(Checked):
 
     def spec(self) -> dict[str, Any]:
         """The trigger of a resolved config, as plain numbers."""
-        strength = resolved(self.trigger_strength, "trigger_strength")
-        return triggers.make(self.trigger, strength=strength, cycles=self.trigger_cycles)
+        return triggers.make(self.trigger, strength=self.trigger_strength, cycles=self.trigger_cycles)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backdoor(Triggered):
     """The goal of a backdoor: which images, wearing what, are to be taken for what, at which price."""
+
+    RESOLVE: ClassVar = "attacks.poisoning._backdoor.resolve"
 
     source: int | str = knob("auto", "class to be misread: name or number; auto: the data set's; all: any")
     target_class: int | str = knob("auto", "class to be read instead: name or number; auto: the data set's")

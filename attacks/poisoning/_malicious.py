@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 
 from attacks.poisoning._backdoor import ALL_SOURCES, TRIGGERS, Triggered, aimed, class_index
-from redteam.core.config import check_ranges, knob, resolved
+from redteam.core.config import check_ranges, knob
 from redteam.core.context import Context
 from redteam.core.errors import ConfigError
 from redteam.core.types import Preset, Role, Spec, ThreatModel
@@ -41,6 +41,8 @@ FEDERATED_UPDATE_THREAT = replace(
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MaliciousClients(Triggered):
     """The goal of malicious clients: which images, wearing what, are to be taken for what, and how many they are."""
+
+    RESOLVE: ClassVar = "attacks.poisoning._malicious.resolve"
 
     trigger: triggers.TriggerName = knob("1xl", TRIGGERS)
     source: int | str = knob("auto", "class to be misread: name or number; auto, all: any but the target's")
@@ -113,14 +115,14 @@ def client_count(config: MaliciousClients, clients: int) -> int:
 
 def malicious_per_round(config: MaliciousClients, target: Federation) -> int:
     """Malicious clients in each round of a resolved config; with `drawn`, their expected number, at least one."""
-    count = round(resolved(config.budget, "budget") / target.config.clients * target.config.per_round)
+    count = round(config.budget / target.config.clients * target.config.per_round)
     return count if config.presence == "fixed" else max(1, count)
 
 
 def draw_clients(config: MaliciousClients, target: Federation, ctx: Context) -> np.ndarray:
     """(m,) int64 ids, ascending. A smaller budget's clients are among those of a larger one."""
     drawn = ctx.rng("clients").permutation(int(target.config.clients))
-    return np.sort(drawn[: resolved(config.budget, "budget")])
+    return np.sort(drawn[: config.budget])
 
 
 def true_labels(target: Federation, ids: np.ndarray) -> np.ndarray:
@@ -156,7 +158,7 @@ def malicious(
     return Clients(
         ids=ids.astype(np.int64), labels=labels.astype(np.int64), stamped=stamped, trigger=config.spec(),
         source_class=int(config.source), target_class=int(config.target_class),
-        budget=resolved(config.budget, "budget"),
+        budget=config.budget,
         presence=config.presence, conduct={"epochs": config.epochs, **conduct},
     )  # fmt: skip
 

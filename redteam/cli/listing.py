@@ -51,10 +51,10 @@ def show(name: str) -> None:
     """Show the card of a plug-in (NAME or FILE.py:NAME): threat, paper, knobs, presets; or what a threat is."""
     from redteam.cli.options import knob_lines
 
-    if name in threats():
+    found = [kind for kind in _KINDS if name in registry.names(kind)] or _kinds_in_file(name)
+    if not found and name in threats():
         click.echo(card(name))
         return
-    found = [kind for kind in _KINDS if name in registry.names(kind)] or _kinds_in_file(name)
     if not found:
         known = [n for kind in _KINDS for n in registry.names(kind)]
         raise UnknownNameError("plug-in or threat", name, [*known, *threats()])

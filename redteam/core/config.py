@@ -173,20 +173,6 @@ def build(cls: type[T], values: Mapping[str, Any], *, base: T | None = None, whe
     return dataclasses.replace(base, **converted)  # type: ignore[type-var]
 
 
-def resolved(value: T | None, name: str) -> T:
-    """A setting that planning fills in.
-
-    Raises:
-        ConfigError: it did not, since the plug-in names no function that does.
-    """
-    if value is None:
-        raise ConfigError(
-            f"{name} was not filled in: give your Spec the `resolve` of the module whose config you extend "
-            "(CONTRIBUTING.md names it)"
-        )
-    return value
-
-
 def to_json(config: Any) -> dict[str, Any]:
     """A config as plain JSON values, tuples as lists: what goes into the record and the cell hash."""
     return {

@@ -128,6 +128,11 @@ def _resolved(spec: Spec, config: Any, target: Any) -> Any:
         raise ThreatMismatchError(
             f"{spec.name} attacks a {wanted}; this data set and model give a {target.kind}"
         )
+    if spec.resolve is None and hasattr(config, "RESOLVE"):
+        raise ConfigError(
+            f"{spec.name}: some of its settings are filled in from the target, and its Spec does not say how; give it "
+            f"resolve={config.RESOLVE}, or a function of its own that calls that"
+        )
     return spec.resolve(config, target) if spec.resolve else config
 
 

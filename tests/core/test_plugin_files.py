@@ -83,7 +83,16 @@ def test_show_and_evaluate_take_a_file(swap, tmp_path):
     assert shown.exit_code == 0 and "Kind: attack" in shown.output
     drop = tmp_path / "drop.py"
     drop.write_text((OUTSIDER / "drop.py").read_text())
-    words = ["evaluate", f"{drop}:SPEC:keep=0.7", "--dataset", "digits", "--dry-run", "--json"]
+    words = [
+        "evaluate",
+        f"{drop}:SPEC:keep=0.7",
+        "--dataset",
+        "digits",
+        "--dry-run",
+        "--json",
+        "-o",
+        "target.model=mlp",
+    ]
     cells = json.loads(CliRunner().invoke(cli, words, catch_exceptions=False).stdout)["cells"]
     assert {d["config"]["keep"] for c in cells for d in c["defenses"]} == {0.7}
 
@@ -125,6 +134,18 @@ def test_a_missing_file_a_wrong_name_another_kind_and_a_taken_name_are_refused(s
     twin.write_text(swap.read_text() + "\n")
     with pytest.raises(ConfigError, match="two files offer the attack 'outsider-swap'"):
         registry.get("attack", f"{twin}:SPEC")
+
+
+def test_a_config_whose_settings_nobody_fills_in_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(registry, "_from_files", {})
+    path = tmp_path / "mine.py"
+    lines = ["from dataclasses import replace", "from attacks.poisoning.random_flips import SPEC as of",
+             "SPEC = replace(of, name='my-flips', resolve=None)"]  # fmt: skip
+    path.write_text("\n".join(lines))
+    with pytest.raises(
+        ConfigError, match=r"my-flips: some .* give it resolve=attacks.poisoning._backdoor.resolve"
+    ):
+        planned(path)
 
 
 def test_settings_behind_a_file_are_split_off():
