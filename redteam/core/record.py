@@ -34,19 +34,9 @@ from redteam.core.stats import Estimate
 
 SCHEMA_VERSION = "1"
 PACKAGES = (
-    "torch",
-    "torchvision",
-    "numpy",
-    "pandas",
-    "scipy",
-    "scikit-learn",
-    "pyarrow",
-    "pydantic",
-    "click",
-    "transformers",
-    "openai",
-    "xllamacpp",
-)
+    "torch", "torchvision", "numpy", "pandas", "scipy", "scikit-learn", "pyarrow", "pydantic", "click", "transformers",
+    "openai", "xllamacpp",
+)  # fmt: skip
 
 
 class _Frozen(BaseModel):

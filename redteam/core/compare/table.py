@@ -11,7 +11,7 @@ import numpy as np
 from redteam.core.compare.choice import Pick, chosen
 from redteam.core.compare.difference import Outcomes
 from redteam.core.compare.names import Entry
-from redteam.core.compare.worst import Worst, at_main, attacked, worst_cases, worst_entries, worst_of_threat
+from redteam.core.compare.worst import Worst, attacked, worst_cases, worst_entries, worst_of_threat
 from redteam.core.record import Record
 from redteam.core.stats import Estimate, across_cells, over_strata, rate
 
@@ -73,7 +73,7 @@ def _line(cells: Sequence[tuple[Entry, Worst]], outcomes: Outcomes) -> Line:
     how = worst_of_threat(first.record)
     clean, stands = [], defaultdict(list)
     for _, w in cells:
-        tables = {name: at_main(r, outcomes) for name, r in w.runs.items()}
+        tables = {name: how.main(r, outcomes(r)) for name, r in w.runs.items()}
         clean.append(rate(how.correct(next(iter(tables.values())))))
         for name, t in tables.items():
             stands[name].append(rate(how.robust(t)))

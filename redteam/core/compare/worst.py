@@ -14,7 +14,6 @@ from redteam.core.compare.difference import Outcomes
 from redteam.core.compare.names import Entry, attack_names, entries
 from redteam.core.errors import ArtifactError, ConfigError
 from redteam.core.hashing import canonical_json, digest_json
-from redteam.core.pairing import Table
 from redteam.core.record import Cell, Metric, Plugin, Record
 from redteam.core.threat import pairing_of
 
@@ -49,28 +48,14 @@ def attacked(records: Iterable[Record]) -> list[Record]:
     Raises:
         ConfigError: there is none.
     """
-    found = [
-        r
-        for r in records
-        if r.status == "ok"
-        and r.role == "attack"
-        and (p := pairing_of(r.cell.threat, r.cell.task.target)) is not None
-        and p.worst is not None
-    ]
+    done = [r for r in records if r.status == "ok" and r.role == "attack"]
+    pairings = [pairing_of(r.cell.threat, r.cell.task.target) for r in done]
+    found = [r for r, p in zip(done, pairings, strict=True) if p is not None and p.worst is not None]
     if not found:
         raise ConfigError(
             "worst case: expected finished runs of evasion attacks, found none; run some, or give --store"
         )
     return found
-
-
-def at_main(record: Record, outcomes: Outcomes) -> Table:
-    """The outcomes at the main radius, (victims, images) each.
-
-    Raises:
-        ArtifactError: the run kept none, or none at its main radius.
-    """
-    return worst_of_threat(record).main(record, outcomes(record))
 
 
 def identity(record: Record) -> str:
@@ -102,7 +87,7 @@ def worst_cases(records: Sequence[Record], outcomes: Outcomes) -> list[Worst]:
 def _together(found: Sequence[Record], called: Callable[[Record], str], outcomes: Outcomes) -> Worst:
     first = found[0]
     how = worst_of_threat(first)
-    tables = [at_main(r, outcomes) for r in found]
+    tables = [how.main(r, outcomes(r)) for r in found]
     for r, t in zip(found, tables, strict=True):
         if any(not np.array_equal(t[c], tables[0][c]) for c in ("victim", "index", "label")):
             raise ArtifactError(f"the runs {first.id} and {r.id} are alike, but judged on other images")

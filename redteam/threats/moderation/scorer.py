@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from redteam.core.config import check_ranges, knob
+from redteam.core.config import Checked, knob
 from redteam.core.context import Context
 from redteam.core.errors import ArtifactError, BudgetExceededError
 from redteam.core.scored import Scored
@@ -28,14 +28,11 @@ _BENIGN_PASS = 0.9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ScoreSettings:
+class ScoreSettings(Checked):
     """How the scorer asks."""
 
     repeats: int = knob(3, "fresh verdicts on each text, as sent and in both controls", low=1)
     benign: int = knob(64, "harmless texts that must pass, at most", low=0)
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
 
 # ---------------------------------------------------------------- what was planned

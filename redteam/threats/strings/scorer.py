@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from redteam.core.config import check_ranges, knob
+from redteam.core.config import Checked, knob
 from redteam.core.context import Context
 from redteam.core.errors import ArtifactError, CapabilityError
 from redteam.core.scored import Scored
@@ -40,7 +40,7 @@ _TRACE_COLUMNS = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ScoreSettings:
+class ScoreSettings(Checked):
     """How the scorer asks."""
 
     repeats: int = knob(3, "fresh completions of each adversarial string", low=1)
@@ -48,9 +48,6 @@ class ScoreSettings:
         None, "tokens of an answer, at least the target's; none: the target's and 8 more", low=1
     )
     benign: int = knob(24, "harmless prompts put to a defended model", low=0)
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
 
 # ---------------------------------------------------------------- asking

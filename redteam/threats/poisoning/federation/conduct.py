@@ -9,12 +9,12 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from redteam.core.config import build, check_ranges, knob
+from redteam.core.config import Checked, build, knob
 from redteam.core.errors import ArtifactError, ConfigError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Conduct:
+class Conduct(Checked):
     """What an artifact's `conduct` may say."""
 
     epochs: int = knob(1, "local epochs, as a multiple of the honest clients'", low=1)
@@ -28,9 +28,6 @@ class Conduct:
     report: Literal["true", "clean"] = knob(
         "true", "what it answers a server: from the data it trained on, or from its clean images and labels"
     )
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Conduct:
