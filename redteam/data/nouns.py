@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from redteam.core.errors import DataError
+from redteam.core.config import build
+from redteam.core.errors import ConfigError, DataError
 from redteam.core.hashing import digest_arrays, digest_json
 
 if TYPE_CHECKING:
     import numpy as np
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -133,11 +136,24 @@ class TextDataset:
         """sha256 of ids, strings and benign prompts, in order."""
         return digest_json([list(self.ids), list(self.texts), list(self.benign)])
 
-    def fit(self, preset: Mapping[str, Any]) -> dict[str, Any]:
-        """A preset's target settings on this set: of fewer strings than the preset has, all are taken."""
-        wanted = preset.get("strings")
-        short = isinstance(wanted, int) and wanted > len(self)
-        return {**preset, "strings": len(self)} if short else dict(preset)
+    def configured(self, cls: type[T], layers: Sequence[Mapping[str, Any]]) -> T:
+        """A target's config, which has `strings`, with settings laid over it, the last layer on top.
+
+        All but the last are presets: of fewer strings than a preset has, all are taken.
+
+        Raises:
+            ConfigError: an unknown setting, one out of range, or more strings than there are.
+        """
+        config: Any = cls()
+        for place, layer in enumerate(layers, 1):
+            config = build(cls, layer, base=config, where="target")
+            if place < len(layers) and (config.strings or 0) > len(self):
+                config = replace(config, strings=len(self))
+        if (config.strings or 0) > len(self):
+            raise ConfigError(
+                f"strings: expected at most {len(self)}, as many as '{self.name}' has, got {config.strings}"
+            )
+        return cast(T, config)
 
     def first(self, n: int | None) -> TextDataset:
         """The first `n` strings."""

@@ -12,9 +12,8 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
-from redteam.core.config import build, check_ranges, knob, to_json
+from redteam.core.config import check_ranges, knob, to_json
 from redteam.core.context import Context
-from redteam.core.errors import ConfigError
 from redteam.core.types import Preset, Spec, TargetKind
 from redteam.data.nouns import TextDataset
 from redteam.llm.language import TextClassifier
@@ -123,21 +122,8 @@ def make(dataset: TextDataset, config: ModerationConfig, ctx: Context) -> Modera
 
 
 def configure(dataset: TextDataset, *layers: Mapping[str, Any]) -> ModerationConfig:
-    """The default target with `layers` of settings laid over it, the last one on top.
-
-    All but the last are presets, whose number of strings yields to what the data set has.
-
-    Raises:
-        ConfigError: an unknown setting, one out of range, or more texts than there are.
-    """
-    config = ModerationConfig()
-    for layer in (*map(dataset.fit, layers[:-1]), *layers[-1:]):
-        config = build(ModerationConfig, layer, base=config, where="target")
-    if config.strings is not None and config.strings > len(dataset):
-        raise ConfigError(
-            f"strings: expected at most {len(dataset)}, as many as '{dataset.name}' has, got {config.strings}"
-        )
-    return config
+    """The default target with `layers` of settings laid over it: see `TextDataset.configured`."""
+    return dataset.configured(ModerationConfig, layers)
 
 
 SPEC = Spec(

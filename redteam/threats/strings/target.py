@@ -11,9 +11,9 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from redteam.core.config import build, check_ranges, knob
+from redteam.core.config import check_ranges, knob
 from redteam.core.context import Context
-from redteam.core.errors import CapabilityError, ConfigError, DataError
+from redteam.core.errors import CapabilityError, DataError
 from redteam.core.types import Spec, TargetKind
 from redteam.data.nouns import TextDataset
 from redteam.llm.language import Goal, LanguageModel
@@ -113,17 +113,8 @@ def make(dataset: TextDataset, config: LanguageConfig, ctx: Context) -> Language
 
 
 def configure(dataset: TextDataset, *layers: Mapping[str, Any]) -> LanguageConfig:
-    """The default target with `layers` of settings laid over it, the last one on top.
-
-    All but the last are presets, whose number of strings yields to what the data set has."""
-    config = LanguageConfig()
-    for layer in (*map(dataset.fit, layers[:-1]), *layers[-1:]):
-        config = build(LanguageConfig, layer, base=config, where="target")
-    if config.strings is not None and config.strings > len(dataset):
-        raise ConfigError(
-            f"strings: expected at most {len(dataset)}, as many as '{dataset.name}' has, got {config.strings}"
-        )
-    return config
+    """The default target with `layers` of settings laid over it: see `TextDataset.configured`."""
+    return dataset.configured(LanguageConfig, layers)
 
 
 SPEC = Spec(
