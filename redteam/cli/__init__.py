@@ -54,15 +54,12 @@ class LazyGroup(click.Group):
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         """Import one command."""
-        known = commands()
-        if name not in known:
-            return None
-        command: click.Command = resolve(known[name].at)
-        return command
+        found = _COMMANDS.get(name) or commands().get(name)
+        return resolve(found.at) if found is not None else None
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         """Name the nearest command if there is none of that name."""
-        if args and args[0] not in commands() and not args[0].startswith("-"):
+        if args and args[0] not in _COMMANDS and args[0] not in commands() and not args[0].startswith("-"):
             raise click.UsageError(f"unknown command '{args[0]}'. {nearest(args[0], commands())}")
         return super().resolve_command(ctx, args)
 

@@ -13,7 +13,7 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from redteam.core.errors import ConfigError, UnknownNameError, nearest
 from redteam.core.hashing import digest_file
@@ -44,6 +44,11 @@ _from_files: dict[tuple[Kind, str], FileSpec] = {}
 
 
 @cache
+def _installed() -> Any:
+    return entry_points()
+
+
+@cache
 def entries(group: str) -> Mapping[str, EntryPoint]:
     """Entry points of a group by name.
 
@@ -51,7 +56,7 @@ def entries(group: str) -> Mapping[str, EntryPoint]:
         ConfigError: two installed packages offer one name.
     """
     found: dict[str, EntryPoint] = {}
-    for entry in entry_points(group=group):
+    for entry in _installed().select(group=group):
         other = found.setdefault(entry.name, entry)
         if other.value != entry.value:
             raise ConfigError(
@@ -174,7 +179,13 @@ def card(kind: Kind, name: str) -> str:
         if name not in found:
             raise UnknownNameError(kind, name, found)
         path = source(found[name].module)
-    return ast.get_docstring(ast.parse(path.read_text())) or "" if path is not None else ""
+    return _docstring(path.read_text()) if path is not None else ""
+
+
+def _docstring(text: str) -> str:
+    """The docstring of a module's source; where it comes first in the usual quotes, only that much is parsed."""
+    end = text.find('"""', 3) if text.startswith('"""') else -1
+    return ast.get_docstring(ast.parse(text[: end + 3] if end > 0 else text)) or ""
 
 
 def source(module: str) -> Path | None:

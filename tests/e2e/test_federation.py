@@ -220,7 +220,7 @@ def test_a_label_that_never_occurs_leaves_the_model_as_it_was(ctx, rule):
     target = FederatedTarget(train, plain.facts, plain.config, plain.device)
     bad = clients(target, [0, 1])
     settings = {"floor": 0.0, "change": 1.0, "window": 1, "pool": 1} if rule is shadow else {}
-    (made,) = rule.run(target, rule.Config(poisons=2, label=3, **settings), ctx).fit(bad, [0], ctx)
+    (made,) = rule.SPEC.run(target, rule.Config(poisons=2, label=3, **settings), ctx).fit(bad, [0], ctx)
     (alone,) = target.fit(bad, [0], ctx)
     assert made.clients["score"].isna().all() and not made.clients["removed"].any()
     images = target.train.images
