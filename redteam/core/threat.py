@@ -71,16 +71,19 @@ def _fingerprint(target: Any) -> Any:
 class Tiny:
     """What the contract test (`redteam.testing.contract`) runs plug-ins on.
 
-    make: `(ctx) -> target`, made afresh and small enough for a test. untouched: `(target) -> digest` of what an attack
-    must leave as it was. use: `(defended target, ctx)`, which raises if it does not work. fingerprint: `(target) ->
-    what decides its answers`. knobs: settings that every attack takes which has such a knob. told: what a defence is
-    told of an attack.
+    make: `(ctx) -> target`, made afresh and small enough for a test. untouched: `(target) -> digest` of what an
+    attack must leave as it was. use: `(defended target, ctx)`, which raises if it does not work. fingerprint:
+    `(target) -> what decides its answers`. kept: `(artifact, target)`, which raises for what only the scorer
+    holds it to. uncounted: queries of an attack that its artifact does not count. knobs: settings that every
+    attack takes which has such a knob. told: what a defence is told of an attack.
     """
 
     make: Callable[[Context], Any]
     untouched: Callable[[Any], str]
     use: Callable[[Any, Context], None]
     fingerprint: Callable[[Any], Any] = _fingerprint
+    kept: Callable[[Any, Any], None] = lambda artifact, target: None
+    uncounted: int = 0
     knobs: Mapping[str, Any] = field(default_factory=dict)
     told: Mapping[str, Any] = field(default_factory=dict)
 

@@ -20,7 +20,7 @@ from redteam.llm.opening import content_named
 from redteam.threats.agents.artifact import Scripts
 from redteam.threats.agents.data.load import load_agents
 from redteam.threats.agents.models import RULES, open_agent_model
-from redteam.threats.agents.nouns import AgentDataset, Script, Session
+from redteam.threats.agents.nouns import Agent, AgentDataset, Script, Session
 from redteam.threats.agents.play import play
 from redteam.threats.agents.scorer import ScoreSettings, enforce, measure, paired, rescore
 from redteam.threats.agents.target import SPEC, AgentTarget, configure, make, pinned
@@ -81,6 +81,7 @@ def _difference(ours: Tables, theirs: Tables) -> dict[str, Estimate]:
 
 
 def _use(target: AgentTarget, ctx: Context) -> None:
+    assert isinstance(target.agent, Agent)
     (question, *_) = target.questions
     script = Script(question=question, sessions=(Session(task=question.task, messages=("What is it?",)),))
     assert len(play(target.agent, target.dataset, [script], ctx))
@@ -100,5 +101,5 @@ AGENT = TargetType(
         columns=("privacy", "utility", "leaks"), budget="turns", shown=("strategy",), together=True,
         behind="agent behind",
     ),
-    tiny=Tiny(make=_tiny, untouched=lambda target: str(target.dataset.digest), use=_use),
+    tiny=Tiny(make=_tiny, untouched=lambda target: str(replace(target.dataset).digest), use=_use),
 )  # fmt: skip

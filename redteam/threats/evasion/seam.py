@@ -102,9 +102,16 @@ def _tiny(ctx: Context) -> DomainTarget:
     return make(pair(), configure(pair(), settings), ctx)
 
 
+def _data_now(target: DomainTarget) -> str:
+    data = target.dataset
+    assert data.target is not None
+    return str(replace(data, source=replace(data.source), target=replace(data.target)).digest)
+
+
 def _use(target: DomainTarget, ctx: Context) -> None:
     (fitted,) = target.fit(ctx)
-    assert 0 < fitted.step <= target.config.steps and not fitted.network.training
+    checks = range(target.config.check_every, target.config.steps + 1, target.config.check_every)
+    assert fitted.step in checks and not fitted.network.training
 
 
 CLASSIFIER = TargetType(
@@ -121,7 +128,7 @@ CLASSIFIER = TargetType(
     tiny=Tiny(
         make=_tiny,
         knobs={"steps": 3, "queries": 5, "targets": 2, "restarts": 1, "version": "custom"},
-        untouched=lambda target: str(target.dataset.digest), use=_use,
+        untouched=_data_now, use=_use,
         fingerprint=lambda target: target.algorithm and (target.algorithm.name, dict(target.algorithm.settings)),
     ),
 )  # fmt: skip

@@ -75,6 +75,7 @@ TEXT_CLASSIFIER = TargetType(
         columns=("evasion", "base_evasion", "random_evasion", "evasion_lift"), budget="max_queries"
     ),
     tiny=Tiny(
-        make=_tiny, knobs={"max_queries": 20, "length": 6}, untouched=lambda target: str(target.texts.digest), use=_use
+        make=_tiny, knobs={"max_queries": 20, "length": 6}, untouched=lambda target: str(target.texts.digest), use=_use,
+        uncounted=2,  # the first look at each of its two texts
     ),
 )  # fmt: skip

@@ -25,7 +25,7 @@ from redteam.learn.nouns import TrainingSet
 from redteam.learn.train import fit, steps_per_epoch
 from redteam.threats.poisoning.artifact import Poison
 from redteam.threats.poisoning.nouns import Trainable
-from redteam.threats.poisoning.scorer import enforce_threat, measure, rescore
+from redteam.threats.poisoning.scorer import changes, enforce_budget, enforce_threat, measure, rescore
 from redteam.threats.poisoning.target import SPEC, ImageTrainable, configure, make
 
 # What all attacks that share a table are after.
@@ -93,7 +93,12 @@ def _tiny(ctx: Context) -> ImageTrainable:
     return make(dataset, configure(dataset, config), ctx)
 
 
+def _kept(artifact: Poison, target: Trainable) -> None:
+    enforce_budget(changes(artifact, target.train), artifact.budget)
+
+
 def _use(target: Trainable, ctx: Context) -> None:
+    assert isinstance(target, Trainable)
     (fitted,) = target.fit(TrainingSet(target.train.images, target.train.labels), [0], ctx)
     assert np.isfinite(fitted.logits(target.train.images[:4])).all()
 
@@ -111,6 +116,6 @@ TRAINABLE = TargetType(
     ),
     tiny=Tiny(
         make=_tiny, knobs={"budget": 6}, told={"budget": 6, "target_class": 1},
-        untouched=lambda target: str(target.train.digest), use=_use,
+        untouched=lambda target: str(replace(target.train).digest), use=_use, kept=_kept,
     ),
 )  # fmt: skip

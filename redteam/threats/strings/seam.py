@@ -18,7 +18,7 @@ from redteam.core.scored import Scored
 from redteam.core.threat import Layout, TargetType, Tiny, Work
 from redteam.data.nouns import TextDataset
 from redteam.data.texts import load_texts
-from redteam.llm.language import Sampling
+from redteam.llm.language import LanguageModel, Sampling
 from redteam.llm.opening import content_named
 from redteam.threats.strings import metrics
 from redteam.threats.strings.artifact import Strings
@@ -86,6 +86,7 @@ def _tiny(ctx: Context) -> LanguageTarget:
 
 
 def _use(target: LanguageTarget, ctx: Context) -> None:
+    assert isinstance(target.model, LanguageModel) and target.model.kind == "language-model"
     (answer,) = target.model.generate(["What is two and two?"], Sampling(max_tokens=4))
     assert answer.finish in ("stop", "length", "refused")
 

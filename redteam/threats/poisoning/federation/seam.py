@@ -22,7 +22,7 @@ from redteam.data.toys import stripes_dataset
 from redteam.threats.poisoning.federation import nouns
 from redteam.threats.poisoning.federation.artifact import Clients
 from redteam.threats.poisoning.federation.nouns import Federation
-from redteam.threats.poisoning.federation.scorer import enforce_threat, measure, rescore
+from redteam.threats.poisoning.federation.scorer import enforce_fit, enforce_threat, measure, rescore
 from redteam.threats.poisoning.federation.target import SPEC, FederatedTarget, configure, make
 from redteam.threats.poisoning.seam import GOAL
 
@@ -86,6 +86,7 @@ def _tiny(ctx: Context) -> FederatedTarget:
 
 
 def _use(target: Federation, ctx: Context) -> None:
+    assert isinstance(target, Federation)
     (run,) = target.fit(None, [0], ctx)
     assert set(run.clients["round"]) == set(range(target.config.rounds))
     assert run.snapshots[-1].round == target.config.rounds
@@ -108,6 +109,6 @@ FEDERATION = TargetType(
     ),
     tiny=Tiny(
         make=_tiny, knobs={"budget": 2}, told={"budget": 2, "target_class": 1},
-        untouched=lambda target: str(target.train.digest), use=_use,
+        untouched=lambda target: str(replace(target.train).digest), use=_use, kept=enforce_fit,
     ),
 )  # fmt: skip
