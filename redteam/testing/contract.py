@@ -149,7 +149,7 @@ def test_attack(name: str, tmp_path: Path) -> None:
     differs = spec.deterministic
     for number, variant in enumerate(spec.variants or ({},)):
         first, config, at, ctx = attacked(spec, variant, 0, tmp_path / f"{number}.npz")
-        assert attacked(spec, variant, 0, tmp_path / "again.npz")[0] == first
+        assert attacked(spec, variant, 0, tmp_path / "again.npz")[0] == first, "same seed, same bytes"
         artifact = load(tmp_path / f"{number}.npz")
         artifact.save(tmp_path / "copy.npz")
         assert (tmp_path / "copy.npz").read_bytes() == first, "an artifact survives the disk"
