@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from click.testing import CliRunner
 
 from redteam.cli import cli
 from redteam.core import registry
+from redteam.core.errors import ConfigError
+from redteam.core.record import parse
+from redteam.core.store import Store
 from redteam.core.threat import threats
 
 KINDS = sorted(entry.kind for threat in threats().values() for entry in threat.targets)
@@ -37,16 +41,22 @@ def test_attack_score_and_report(kind, tmp_path):
     assert page.startswith("<!doctype html>") and page.rstrip().endswith("</html>")
     shown = [m for m in record["metrics"] if m["group"] is None]
     assert all(text in page for text in (record["id"], name, f"redteam attack {name}"))
-    assert sum(f"{m['value']:.3f}" in page for m in shown) >= min(3, len(shown))
+    assert shown and all(m["name"] in page for m in shown)
+    assert [
+        m["name"]
+        for m in shown
+        if not {f"{m['value']:.{n}f}" for n in (0, 1, 3)} & set(re.findall(r"-?\d+(?:\.\d+)?", page))
+    ] == []
 
 
 def test_a_record_of_a_threat_that_is_not_installed_has_no_page(tmp_path):
-    done = CliRunner().invoke(
-        cli, ["attack", "no-attack", "--dataset", "digits", "--model", "cnn", "--victim-epochs", "1", "--json",
-              "--store", str(tmp_path)], catch_exceptions=False,
-    )  # fmt: skip
-    record = json.loads(done.stdout)["records"][0]
-    path = tmp_path / record["id"] / "record.json"
-    path.write_text(path.read_text().replace('"image-classifier"', '"of-another-package"'))
-    told = CliRunner().invoke(cli, ["report", record["id"], "--store", str(tmp_path)])
-    assert told.exit_code != 0
+    words = ["attack", "no-attack", "--dataset", "digits", "--model", "cnn", "--victim-epochs", "1", "--json"]
+    done = CliRunner().invoke(cli, [*words, "--store", str(tmp_path)], catch_exceptions=False)
+    record = parse(json.dumps(json.loads(done.stdout)["records"][0]), "the run")
+    task = record.cell.task.model_copy(update={"target": "of-another-package"})
+    cell = record.cell.model_copy(update={"task": task})
+    Store(tmp_path).save_record(record.model_copy(update={"cell": cell, "id": cell.id}))
+    with pytest.raises(
+        ConfigError, match="no installed threat has a page about 'poisoning' of a 'of-another-package'"
+    ):
+        CliRunner().invoke(cli, ["report", cell.id, "--store", str(tmp_path)], catch_exceptions=False)

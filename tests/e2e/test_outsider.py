@@ -183,7 +183,10 @@ def test_evaluate_dry_run_score_report_and_compare(site, vault):
     assert "<h2>The secrets</h2>" in page and "share of the secrets that were guessed" in page
     words = ["compare", "--metric", "opened", "--base", "none", "--attack", "outsider-guess", "--json"]
     (row,) = json.loads(redteam(site, *words, "--store", str(vault)).stdout)["rows"]
-    assert row["paired"] == "images" and row["cells"] == 3 and row["difference"]["value"] > 0.1
+    assert row["paired"] == "images" and row["cells"] == 3
+    opened = {d: [m["value"] for r in records_of(vault) if r["role"] == "attack" and bool(r["cell"]["defenses"]) == d
+                  for m in r["metrics"] if m["name"] == "opened"] for d in (False, True)}  # fmt: skip
+    assert row["difference"]["value"] == pytest.approx((sum(opened[False]) - sum(opened[True])) / 3)
 
 
 def test_a_threat_has_its_board(site, vault, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import subprocess
 import sys
@@ -101,12 +102,12 @@ def test_luhn_on_known_numbers() -> None:
 
 def test_it_is_drawn_in_well_under_a_second() -> None:
     make_profiles()
-    taken = []
-    for seed in (1, 2, 3):
-        start = time.process_time()
-        make_profiles(seed)
-        taken.append(time.process_time() - start)
-    assert min(taken) < 1, "the best of three, since a neighbour on the same core slows any one"
+    gc.freeze()  # what other tests left in memory is none of its cost
+    start = time.process_time()
+    make_profiles(1)
+    taken = time.process_time() - start
+    gc.unfreeze()
+    assert taken < 1
 
 
 def test_other_interpreters_draw_the_same() -> None:
