@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from redteam.core import registry
+from redteam.core.config import knobs
 from redteam.core.errors import ArtifactError, BudgetExceededError, UnknownNameError
+from redteam.core.threat import of_target
 from redteam.testing import contract
 from redteam.testing.contract import *  # noqa: F403
 
@@ -25,6 +27,37 @@ def test_every_source_key_is_in_the_bibliography():
             if entry.dist is not None and entry.dist.name == "redteam":
                 source = registry.get(kind, entry.name).source
                 assert f"| {source} |" in known, f"{entry.name}: {source}"
+
+
+@pytest.mark.parametrize("reference", ["gcq", "benign"])
+def test_attacks_beside_each_other_meet_the_same_targets(reference):
+    """Whichever of an attack and its controls runs alone: the presets of these two threats state their targets."""
+    first = registry.get("attack", reference)
+    every = [registry.get("attack", name) for name in registry.names("attack")]
+    specs = [spec for spec in every if spec.threat.kind == first.threat.kind]
+    assert len(specs) > 3
+    for spec in specs:
+        ours, theirs = ({name: dict(p.target) for name, p in s.presets.items()} for s in (first, spec))
+        assert ours == theirs, spec.name
+
+
+def test_a_rule_of_a_server_says_what_it_is_told_and_nothing_else():
+    for name, kind in contract.defended_pairs():
+        if kind == "federation":
+            spec, target = registry.get("defense", name), of_target(kind)
+            config = spec.presets["default"].config
+            if spec.told:
+                config = spec.told(config, target.tiny.told, target.tiny.make(contract.context()))
+            told = spec.oracle(config) if callable(spec.oracle) else spec.oracle
+            assert bool(told) == (spec.told is not None), name
+
+
+def test_a_training_is_called_as_its_defence_and_carries_its_settings():
+    for name, kind in contract.defended_pairs():
+        if kind == "classifier":
+            spec, target, ctx = registry.get("defense", name), of_target(kind), contract.context()
+            algorithm = spec.run(target.tiny.make(ctx), spec.presets["default"].config, ctx).algorithm
+            assert (algorithm.name, set(algorithm.settings)) == (name, set(knobs(spec.config)))
 
 
 def test_unknown_names_suggest_the_nearest():

@@ -42,11 +42,12 @@ def test_attack_score_and_report(kind, tmp_path):
     shown = [m for m in record["metrics"] if m["group"] is None]
     assert all(text in page for text in (record["id"], name, f"redteam attack {name}"))
     assert shown and all(m["name"] in page for m in shown)
-    assert [
-        m["name"]
-        for m in shown
-        if not {f"{m['value']:.{n}f}" for n in (0, 1, 3)} & set(re.findall(r"-?\d+(?:\.\d+)?", page))
-    ] == []
+    numbers = set(re.findall(r"-?\d+(?:\.\d+)?", page))
+    # Fractions have three digits; counts, and images for each example, may have fewer.
+    told = {
+        m["name"]: {f"{m['value']:.{n}f}" for n in ((3,) if m["value"] <= 1 else (0, 1, 3))} for m in shown
+    }
+    assert [name for name, texts in told.items() if not texts & numbers] == []
 
 
 def test_a_record_of_a_threat_that_is_not_installed_has_no_page(tmp_path):
