@@ -25,8 +25,8 @@ from redteam.core.device import set_threads
 from redteam.core.files import write_text
 from redteam.core.hashing import digest_json
 from redteam.core.seeding import SeedPath
+from redteam.data.shipped import EMBEDDED_DIR
 from redteam.data.tiny_corpus import DOCUMENTS, SEED, Document, corpus, documents
-from redteam.data.words import EMBEDDED_DIR
 from redteam.learn.models.transformer import Shape, Transformer
 from redteam.llm.tiny import ASSISTANT, CARD, END, VOCABULARY, WEIGHTS, frame, to_bytes
 

@@ -47,7 +47,7 @@ def compare(
     """Compare one defence with every other over the runs of a store that are alike in all else.
 
     Runs are alike if task, attack, settings and seed are the same. The difference is base minus other, paired by
-    images where the runs of an evasion attack kept their outcomes, else over cells. Seeds are pooled; a last row
+    images where the runs kept their outcomes by image, else over cells. Seeds are pooled; a last row
     for each attack and defence is the mean over tasks. With --by a sweep's settings, of the defence and of the
     training, are chosen by a criterion first, and the choice is shown: `--by val_pseudo` needs no labels of the
     target domain, `--by val_oracle` uses them, and what it chose says so.

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from redteam.cli.options import DEFAULT_STORE
+from redteam.core.files import DEFAULT_STORE
 
 _HERE = Path("leaderboards")
 _FOLDER = click.Path(file_okay=False, path_type=Path)

@@ -10,8 +10,8 @@ import click
 
 from redteam.core.config import describe, knobs
 from redteam.core.device import available_cores
+from redteam.core.files import DEFAULT_STORE
 
-DEFAULT_STORE = "runs"
 # The option of commands that read runs.
 store_option = click.option(
     "--store", type=click.Path(file_okay=False, path_type=Path), default=DEFAULT_STORE, show_default=True

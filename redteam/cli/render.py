@@ -16,18 +16,18 @@ from redteam.core.config import to_json
 from redteam.core.hashing import canonical_json
 from redteam.core.record import DefensePlugin, Metric, Plugin, Record
 from redteam.core.stats import Estimate, across_cells
-from redteam.core.threat import Layout, of_record
+from redteam.core.threat import TableLayout, of_record
 
 _NOTHING = "nothing"
 # Settings of a defence that are shown even where they are its defaults.
 _TELLING = ("minimiser",)
 
 
-def layout_of(r: Record) -> Layout:
+def layout_of(r: Record) -> TableLayout:
     """The layout of a record's threat kind; of a kind that is not known here, its first four metrics."""
     first = tuple(m.name for m in r.metrics if m.group is None)[:4]
     target = of_record(r.cell.threat, r.cell.task.target)
-    return target.layout if target is not None else Layout(columns=first)
+    return target.layout if target is not None else TableLayout(columns=first)
 
 
 def number(e: Estimate | None) -> str:
@@ -114,7 +114,7 @@ def _table(records: Sequence[Record]) -> Table:
     return table
 
 
-def _named(attack: Plugin, layout: Layout) -> str:
+def _named(attack: Plugin, layout: TableLayout) -> str:
     return " ".join([attack.name, *(str(attack.config[k]) for k in layout.shown if k in attack.config)])
 
 
@@ -142,7 +142,7 @@ def _with_settings(defence: DefensePlugin, attack: Mapping[str, Any]) -> str:
     return f"{defence.name} ({', '.join(told)})" if told else defence.name
 
 
-def _title(record: Record, layout: Layout) -> str:
+def _title(record: Record, layout: TableLayout) -> str:
     """What is attacked, what the attack is after, and the defences."""
     cell = record.cell
     config, task = cell.attack.config, cell.task

@@ -95,7 +95,7 @@ def _compare(target: TargetType, artifact: Artifact, tables: dict[str, DataFrame
     difference = target.pairing.difference if target.pairing is not None else None
     if difference is None or theirs.kind != artifact.kind:
         raise ConfigError(
-            "--against: expected two runs of one threat whose examples pair, such as two on strings or two on agents; "
+            "--against: expected two runs of one threat whose examples pair; "
             f"got '{artifact.kind}' and '{theirs.kind}'"
         )
     for name, e in difference(tables, others).items():

@@ -20,6 +20,9 @@ from redteam.core.errors import ConfigError, StorageError
 # Temporary paths being written: what a process that must end at once has to remove.
 _partials: set[Path] = set()
 
+# Where runs are kept unless another place is named, under the working directory.
+DEFAULT_STORE = "runs"
+
 
 def discard_partials() -> None:
     """Remove what is being written. For a signal handler that ends the process without unwinding."""

@@ -47,7 +47,7 @@ class Work:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Layout:
+class TableLayout:
     """How the terminal tables records. columns: four numbers with intervals fit a line. goal: what of the attack's
     config all rows share. budget: the knob shown beside each attack. base: (label, metric) of a line below the table.
     shown: knobs of the attack that stand behind its name. together: whether all defences share one table, in a column
@@ -130,7 +130,7 @@ class TargetType:
     work: Callable[..., Work]
     report: Ref
     shows_data: bool = False
-    layout: Layout
+    layout: TableLayout
     pairing: Pairing | None = None
     tiny: Tiny
     offers: Any = None

@@ -14,8 +14,8 @@ import numpy as np
 from redteam.core.errors import DataError
 from redteam.data.facts import LAPTOP_RECIPE, customary_facts
 from redteam.data.labels import DIGITS, FASHION
-from redteam.data.moderated import EMBEDDED_DIR, read_checked
 from redteam.data.nouns import DatasetFacts, ImageDataset, ImageSet
+from redteam.data.shipped import EMBEDDED_DIR, read_checked
 
 MANIFEST = "manifest.json"
 

@@ -7,15 +7,14 @@ hint at their topic, so that part of them pass without any attack, as 34 % of th
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 from redteam.core.errors import DataError, UnknownNameError
 from redteam.data.nouns import TextDataset
+from redteam.data.shipped import EMBEDDED_DIR, read_checked
 
-EMBEDDED_DIR = Path(__file__).parent / "embedded"
 WEIGHTS = "moderation-weights.npz"
 CARD = "moderation-card.json"
 TEXTS = "moderated-topics.json"
@@ -36,24 +35,6 @@ def read_card(folder: Path = EMBEDDED_DIR) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise DataError(f"{folder / CARD} is missing or damaged ({error}); reinstall redteam") from error
     return card
-
-
-def read_checked(path: Path, sha256: str) -> bytes:
-    """The bytes of an embedded file.
-
-    Raises:
-        DataError: it is missing, or its digest is another.
-    """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"embedded file {path} is missing; reinstall redteam") from error
-    found = hashlib.sha256(data).hexdigest()
-    if found != sha256:
-        raise DataError(
-            f"embedded file {path} was changed: expected sha256 {sha256}, got {found}; reinstall redteam"
-        )
-    return data
 
 
 def load_moderated(name: str = "moderated-topics", folder: Path = EMBEDDED_DIR) -> TextDataset:

@@ -10,9 +10,9 @@ from typing import TypeVar
 
 from redteam.core.errors import DataError
 from redteam.core.seeding import SeedPath
+from redteam.data.shipped import EMBEDDED_DIR
 
 T = TypeVar("T")
-EMBEDDED_DIR = Path(__file__).parent / "embedded"
 # Of the word list: the kinds that are ordinary words.
 COMMON = ("noun", "verb", "adjective", "adverb", "place")
 

@@ -26,7 +26,8 @@ import numpy as np
 from redteam.core.context import Context
 from redteam.core.errors import ConfigError, DataError, nearest
 from redteam.core.types import TargetKind
-from redteam.data.moderated import EMBEDDED_DIR, WEIGHTS, read_card, read_checked
+from redteam.data.moderated import WEIGHTS, read_card
+from redteam.data.shipped import EMBEDDED_DIR, read_checked
 from redteam.llm.language import Finish, TextClassifier, Verdict
 
 BACKENDS = {

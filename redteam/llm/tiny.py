@@ -21,7 +21,7 @@ from redteam.core.arrays import load_arrays
 from redteam.core.context import Context
 from redteam.core.errors import ArtifactError, CapabilityError, ConfigError, DataError
 from redteam.core.seeding import SeedPath
-from redteam.data.words import EMBEDDED_DIR
+from redteam.data.shipped import EMBEDDED_DIR
 from redteam.learn.models.transformer import Cache, Shape, Transformer
 from redteam.llm.language import Capabilities, Completion, NextToken, Sampling, Scores, Template
 from redteam.llm.options import ModelOptions

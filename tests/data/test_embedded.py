@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from redteam.core.errors import DataError
 from redteam.core.hashing import digest_file
 from redteam.data import load
-from redteam.data.embedded import EMBEDDED_DIR, load_fashion14, pack, shrink, unpack
+from redteam.data.embedded import load_fashion14, pack, shrink, unpack
 from redteam.data.facts import channel_stats
 from redteam.data.idx import read_idx_split
+from redteam.data.shipped import EMBEDDED_DIR
 from scripts import build_embedded_fashion
 
 from .make import pixels, write_idx_set

@@ -8,7 +8,8 @@ import shutil
 import pytest
 
 from redteam.core.errors import DataError, UnknownNameError
-from redteam.data.moderated import EMBEDDED_DIR, TEXTS, load_moderated
+from redteam.data.moderated import TEXTS, load_moderated
+from redteam.data.shipped import EMBEDDED_DIR
 from scripts import build_moderation as script
 
 # What evidence and records of older versions were made with: a change here is a change of the data set.

@@ -21,7 +21,8 @@ from redteam.core.context import Context
 from redteam.core.errors import BackendError, ConfigError, DataError, LimitReachedError
 from redteam.core.ledger import Caps, Ledger
 from redteam.core.seeding import SeedPath
-from redteam.data.moderated import EMBEDDED_DIR, WEIGHTS, load_moderated, read_card
+from redteam.data.moderated import WEIGHTS, load_moderated, read_card
+from redteam.data.shipped import EMBEDDED_DIR
 from redteam.llm.language import TextClassifier
 from redteam.llm.moderation import Address, EmbeddedClassifier, features, no_verdict, open_classifier
 from redteam.llm.moderation_hf import Decision, decision_of

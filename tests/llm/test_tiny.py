@@ -20,8 +20,9 @@ from redteam.core.hashing import digest_file, digest_json
 from redteam.core.ledger import Caps, Ledger
 from redteam.core.seeding import SeedPath
 from redteam.data import tiny_corpus
+from redteam.data.shipped import EMBEDDED_DIR
 from redteam.data.texts import load_texts
-from redteam.data.words import EMBEDDED_DIR, words
+from redteam.data.words import words
 from redteam.learn.models.transformer import Cache, Shape, Transformer
 from redteam.llm import tiny
 from redteam.llm.language import LanguageModel, Sampling

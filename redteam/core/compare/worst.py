@@ -53,7 +53,8 @@ def attacked(records: Iterable[Record]) -> list[Record]:
     found = [r for r, p in zip(done, pairings, strict=True) if p is not None and p.worst is not None]
     if not found:
         raise ConfigError(
-            "worst case: expected finished runs of evasion attacks, found none; run some, or give --store"
+            "worst case: expected finished runs of attacks that are judged image by image, found none; run "
+            "some, or give --store"
         )
     return found
 

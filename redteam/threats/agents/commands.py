@@ -7,12 +7,15 @@ from typing import Any
 
 import click
 
+from redteam.core.files import DEFAULT_STORE
 from redteam.threats.agents.norms import SCORING, rescored
 
 
 @click.command()
 @click.argument("run")
-@click.option("--store", type=click.Path(file_okay=False, path_type=Path), default="runs", show_default=True)
+@click.option(
+    "--store", type=click.Path(file_okay=False, path_type=Path), default=DEFAULT_STORE, show_default=True
+)
 @click.option("--json", "as_json", is_flag=True, help="print the recomputed metrics as JSON")
 def norms(run: str, store: Path, as_json: bool, **values: Any) -> None:
     """Judge RUN (a folder, or the start of an id), an attack on agents, again under other norms."""

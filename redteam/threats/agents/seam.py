@@ -15,7 +15,7 @@ from redteam.core.pairing import Pairing
 from redteam.core.record import Cell
 from redteam.core.scored import Scored
 from redteam.core.stats import Estimate
-from redteam.core.threat import Layout, TargetType, Tiny, Work
+from redteam.core.threat import TableLayout, TargetType, Tiny, Work
 from redteam.llm.opening import content_named
 from redteam.threats.agents.artifact import Scripts
 from redteam.threats.agents.data.load import load_agents
@@ -97,7 +97,7 @@ AGENT = TargetType(
     content=lambda text: "" if text == RULES else content_named(text),
     enforce=_enforce, score=_score, rescore=rescore, work=_work, report="redteam.threats.agents.report:render",
     pairing=Pairing(difference=_difference),
-    layout=Layout(
+    layout=TableLayout(
         columns=("privacy", "utility", "leaks"), budget="turns", shown=("strategy",), together=True,
         behind="agent behind",
     ),

@@ -13,7 +13,7 @@ from redteam.core.context import Context
 from redteam.core.hashing import digest_json
 from redteam.core.record import Cell
 from redteam.core.scored import Scored
-from redteam.core.threat import DataSource, Layout, TargetType, Tiny, Work
+from redteam.core.threat import DataSource, TableLayout, TargetType, Tiny, Work
 from redteam.core.types import Spec
 from redteam.threats.evasion.adapt import external
 from redteam.threats.evasion.artifact import Perturbed
@@ -121,7 +121,7 @@ CLASSIFIER = TargetType(
     enforce=lambda artifact, config, access, _: enforce_threat(artifact, config, access),
     score=_score, rescore=rescore, work=_work,
     report="redteam.threats.evasion.report:render", shows_data=True, pairing=PAIRING,
-    layout=Layout(
+    layout=TableLayout(
         columns=("accuracy", "robust_accuracy", "attack_success", "selection_gap"), goal=("norm", "eps"),
         budget="eps", shown=("loss", "version"), together=True, behind="trained by",
     ),

@@ -10,7 +10,7 @@ from redteam.core import registry
 from redteam.core.context import Context
 from redteam.core.record import Cell
 from redteam.core.scored import Scored
-from redteam.core.threat import Layout, TargetType, Tiny, Work
+from redteam.core.threat import TableLayout, TargetType, Tiny, Work
 from redteam.data.nouns import TextDataset
 from redteam.data.texts import load_texts
 from redteam.threats.moderation.artifact import Suffixes
@@ -71,7 +71,7 @@ TEXT_CLASSIFIER = TargetType(
     configure=configure, pinned=pinned, enforce=_enforce, score=_score, rescore=rescore, work=_work,
     wrap=lambda target, spec, config, ctx: target.behind(spec.run(target.classifier, config, ctx)),
     report="redteam.threats.moderation.report:render",
-    layout=Layout(
+    layout=TableLayout(
         columns=("evasion", "base_evasion", "random_evasion", "evasion_lift"), budget="max_queries"
     ),
     tiny=Tiny(

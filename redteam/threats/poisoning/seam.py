@@ -18,7 +18,7 @@ from redteam.core.hashing import digest_json
 from redteam.core.record import Cell
 from redteam.core.scored import Scored
 from redteam.core.seeding import SeedPath
-from redteam.core.threat import Layout, TargetType, Tiny, Work
+from redteam.core.threat import TableLayout, TargetType, Tiny, Work
 from redteam.data.nouns import ImageDataset
 from redteam.data.toys import stripes_dataset
 from redteam.learn.nouns import TrainingSet
@@ -109,7 +109,7 @@ TRAINABLE = TargetType(
     enforce=lambda artifact, config, access, _: enforce_threat(artifact, config, access),
     score=_score, rescore=rescore, work=_work, report="redteam.threats.poisoning.report:render",
     shows_data=True,
-    layout=Layout(
+    layout=TableLayout(
         columns=("cta", "pta", "trigger_lift", "cta_drop"), goal=GOAL, shown=("strategy",), together=True,
         base=("clean model's base rate of pta", "base_pta"), behind="victim behind",
         defended=("cta", "pta", "trigger_lift", "filter_tpr"),

@@ -15,7 +15,7 @@ from redteam.core.context import Context
 from redteam.core.pairing import Pairing
 from redteam.core.record import Cell
 from redteam.core.scored import Scored
-from redteam.core.threat import Layout, TargetType, Tiny, Work
+from redteam.core.threat import TableLayout, TargetType, Tiny, Work
 from redteam.data.nouns import TextDataset
 from redteam.data.texts import load_texts
 from redteam.llm.language import LanguageModel, Sampling
@@ -102,7 +102,7 @@ LANGUAGE_MODEL = TargetType(
     enforce=_enforce, score=_score, rescore=rescore, work=_work,
     report="redteam.threats.strings.report:render",
     pairing=Pairing(difference=lambda ours, theirs: {"success": paired(ours, theirs)}), offers=metrics,
-    layout=Layout(
+    layout=TableLayout(
         columns=("success", "success_found", "initial_success", "search_lift"), budget="max_queries",
         base=("said with no adversarial string, undefended", "base_success"),
     ),

@@ -16,7 +16,7 @@ from redteam.core.config import to_json
 from redteam.core.context import Context
 from redteam.core.record import Cell
 from redteam.core.scored import Scored
-from redteam.core.threat import Layout, TargetType, Tiny, Work
+from redteam.core.threat import TableLayout, TargetType, Tiny, Work
 from redteam.data.nouns import ImageDataset
 from redteam.data.toys import stripes_dataset
 from redteam.threats.poisoning.federation import nouns
@@ -102,7 +102,7 @@ FEDERATION = TargetType(
     enforce=lambda artifact, config, access, _: enforce_threat(artifact, config, access),
     score=_score, rescore=rescore, work=_work,
     report="redteam.threats.poisoning.federation.report:render", shows_data=True, offers=nouns,
-    layout=Layout(
+    layout=TableLayout(
         columns=("cta", "asr", "asr_mean", "cta_drop"), goal=GOAL, shown=("strategy",), together=True,
         base=("clean federation's base rate of pta", "base_pta"), behind="server behind",
         defended=("cta", "asr", "asr_mean", "filter_tpr"),

@@ -12,7 +12,7 @@ from redteam.core.pairing import Pairing
 from redteam.core.scored import Scored
 from redteam.core.seeding import SeedPath
 from redteam.core.stats import paired_difference, rate
-from redteam.core.threat import Layout, TargetType, Tiny, Work
+from redteam.core.threat import TableLayout, TargetType, Tiny, Work
 from redteam.core.types import Preset, Spec
 
 
@@ -85,7 +85,7 @@ SPEC = Spec(
 VAULT = TargetType(
     spec=SPEC, artifact=Guesses, dataset="vault-mini", prefix="vault-", load=load, configure=configure,
     enforce=enforce, score=score, rescore=rescore, work=work, report="outsider.vault.page:render",
-    layout=Layout(columns=("opened", "base_opened", "opened_lift"), budget="tries", together=True),
+    layout=TableLayout(columns=("opened", "base_opened", "opened_lift"), budget="tries", together=True),
     pairing=Pairing(examples=examples, difference=difference),
     tiny=Tiny(
         make=lambda ctx: Vault(load("vault-mini", None), VaultConfig(secrets=12), ctx), use=use,
