@@ -1,7 +1,7 @@
 """Rooms, arrows between them, floors and lines of a checkout: `python -m scripts.measure_house [ROOT]`.
 
-A room is `attacks`, `defenses`, `leaderboards`, each `redteam/threats/T`, and each other folder or flat file of `redteam`. An
-arrow is a pair of rooms with an import at run time, a floor a step of the longest chain of arrows.
+A room is `attacks`, `defenses`, `leaderboards`, each `redteam/threats/T`, and each other folder or flat file of
+`redteam`. An arrow is a pair of rooms with an import at run time, a floor a step of the longest chain of arrows.
 """
 
 from __future__ import annotations
