@@ -24,12 +24,13 @@ def import_file(path: Path) -> ModuleType:
         raise ConfigError(f"no file at {path}; expected FILE.py:NAME")
     name = f"_redteam_user_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
     spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses and TorchScript look their module up
     try:
         with beside(path):
-            spec.loader.exec_module(module)
+            # Compiled from the source that is there: a cached bytecode may be of another.
+            exec(compile(path.read_bytes(), str(path), "exec"), vars(module))
     except Exception as error:  # noqa: BLE001 - a user's file may raise anything while it is imported
         sys.modules.pop(name, None)
         raise ConfigError(f"{path} cannot be imported: {said(error, path)}") from None

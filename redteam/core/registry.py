@@ -135,17 +135,17 @@ def _read(kind: Kind, ref: str) -> FileSpec:
         ConfigError: see `spec_in_file`; also for a plug-in of another kind, or a name that is taken.
     """
     path, _, name = ref.rpartition(":")
-    known = f"{Path(path).expanduser().resolve()}:{name}"
+    file = Path(path).expanduser().resolve()
+    # Taken before the file runs: one that rewrites itself is not recorded as what it became.
+    sha256 = digest_file(file) if file.is_file() else ""
     for found in _from_files.values():
-        if (found.spec.kind, found.ref) == (kind, known) and digest_file(
-            Path(path).expanduser()
-        ) == found.sha256:
+        if (found.spec.kind, found.ref, found.sha256) == (kind, f"{file}:{name}", sha256):
             return found
     spec = spec_in_file(ref)
     assert spec is not None
     if spec.kind != kind:
         raise ConfigError(f"{path}: {name} is a plug-in of the kind '{spec.kind}'; expected '{kind}'")
-    return _keep(FileSpec(spec, known, digest_file(Path(path).expanduser())))
+    return _keep(FileSpec(spec, f"{file}:{name}", sha256))
 
 
 def _keep(found: FileSpec) -> FileSpec:

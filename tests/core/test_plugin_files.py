@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,20 @@ def test_the_files_digest_is_in_the_cell_and_decides_its_id(swap):
         rebuild(job, DataSource(), Context(Device("cpu"), SeedPath(0)))
 
 
+def test_what_runs_is_the_source_whose_digest_is_recorded(swap):
+    text, times = swap.read_text(), (1, 1)
+    for version in ("1", "2"):
+        swap.write_text(
+            text.replace('version="1"', f'version="{version}"')
+            + "\nopen(__file__, 'a').write('# rewritten')\n"
+        )
+        os.utime(swap, times)
+        sha256 = digest_file(swap)
+        registry._from_files.clear()
+        spec = registry.get("attack", f"{swap}:SPEC")
+        assert (spec.version, registry.file_of(spec).sha256) == (version, sha256)
+
+
 def test_an_installed_plugin_has_no_digest_and_keeps_its_id():
     request = Request(attack="random-flips", dataset="digits", target=FAST)
     (job,) = plan(request, DataSource(), Device("cpu"))
@@ -83,16 +98,8 @@ def test_show_and_evaluate_take_a_file(swap, tmp_path):
     assert shown.exit_code == 0 and "Kind: attack" in shown.output
     drop = tmp_path / "drop.py"
     drop.write_text((OUTSIDER / "drop.py").read_text())
-    words = [
-        "evaluate",
-        f"{drop}:SPEC:keep=0.7",
-        "--dataset",
-        "digits",
-        "--dry-run",
-        "--json",
-        "-o",
-        "target.model=mlp",
-    ]
+    words = ["evaluate", f"{drop}:SPEC:keep=0.7", "--dataset", "digits", "--dry-run", "--json"]
+    words += ["-o", "target.model=mlp"]
     cells = json.loads(CliRunner().invoke(cli, words, catch_exceptions=False).stdout)["cells"]
     assert {d["config"]["keep"] for c in cells for d in c["defenses"]} == {0.7}
 

@@ -30,9 +30,6 @@ def test_what_no_threat_owns_is_said_or_nothing():
     assert (
         threat.of_record("poisoning", "toaster") is None and threat.pairing_of("poisoning", "toaster") is None
     )
-
-
-def test_an_artifact_of_another_threat_is_refused():
     with pytest.raises(ArtifactError, match="expected an artifact of kind 'poison', got one of kind 'int'"):
         threat.of_target("trainable").check(3)
 
