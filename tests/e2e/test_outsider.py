@@ -60,15 +60,8 @@ def test_it_meets_the_contract(site):
 
 
 def test_attack_behind_its_defence_oblivious_and_adaptive(site, tmp_path):
-    words = [
-        "attack",
-        "outsider-swap",
-        *FAST,
-        "--store",
-        str(tmp_path),
-        "--defense",
-        "outsider-drop:keep=0.8",
-    ]
+    words = ["attack", "outsider-swap", *FAST, "--defense", "outsider-drop:keep=0.8"]
+    words += ["--store", str(tmp_path)]
     (oblivious,) = json.loads(redteam(site, *words).stdout)["records"]
     (adaptive,) = json.loads(redteam(site, *words, "--adaptive").stdout)["records"]
     assert (oblivious["cell"]["knowledge"], adaptive["cell"]["knowledge"]) == ("oblivious", "adaptive")
