@@ -14,7 +14,7 @@ from redteam.core.device import Device, set_threads
 from redteam.core.seeding import SeedPath
 from redteam.threats.agents.data.load import load_agents
 from redteam.threats.agents.scorer import ScoreSettings, measure
-from redteam.threats.agents.target import configure, make
+from redteam.threats.agents.target import AgentTarget, configure
 
 PADDED = (
     "Thanks. It has been a long morning here with many visitors and the weather has not helped, but we are nearly "
@@ -28,7 +28,7 @@ def main() -> None:
     """Print privacy and utility with their intervals."""
     set_threads(1)
     data, ctx = load_agents("profiles"), Context(Device("cpu"), SeedPath(0))
-    target = make(data, configure(data, TARGETS["smollm2"]), ctx)
+    target = AgentTarget(data, configure(data, TARGETS["smollm2"]), ctx)
     scripts = scripts_of(target, single(PADDED), ctx)
     scored = measure(scripts, data, target.questions, target.agent, ScoreSettings(), ctx)
     for name in ("privacy", "utility", "other_leaks"):

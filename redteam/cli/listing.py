@@ -51,7 +51,9 @@ def show(name: str) -> None:
     """Show the card of a plug-in (NAME or FILE.py:NAME): threat, paper, knobs, presets; or what a threat is."""
     from redteam.cli.options import knob_lines
 
-    found = [kind for kind in _KINDS if name in registry.names(kind)] or _kinds_in_file(name)
+    found = [kind for kind in _KINDS if name in registry.names(kind)]
+    if (spec_in_file := registry.spec_in_file(name)) is not None:
+        found = [spec_in_file.kind]
     if not found and name in threats():
         click.echo(card(name))
         return
@@ -81,9 +83,3 @@ def show(name: str) -> None:
         click.echo(f"\nPreset {title}{where}" + (f"; victim {victim}" if victim else "") + ":")
         for knob, value, kind, text in knob_lines(preset.config):
             click.echo(f"  {knob} = {value}  ({kind}) {text}")
-
-
-def _kinds_in_file(name: str) -> list[registry.Kind]:
-    """The kind of the plug-in that `FILE.py:NAME` leads to; nothing for any other name."""
-    spec = registry.spec_in_file(name)
-    return [spec.kind] if spec is not None else []

@@ -63,10 +63,6 @@ class TableLayout:
     defended: tuple[str, ...] = ()
 
 
-def _fingerprint(target: Any) -> Any:
-    return target.fingerprint()
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tiny:
     """What the contract test (`redteam.testing.contract`) runs plug-ins on.
@@ -81,19 +77,11 @@ class Tiny:
     make: Callable[[Context], Any]
     untouched: Callable[[Any], str]
     use: Callable[[Any, Context], None]
-    fingerprint: Callable[[Any], Any] = _fingerprint
+    fingerprint: Callable[[Any], Any] = lambda target: target.fingerprint()
     kept: Callable[[Any, Any], None] = lambda artifact, target: None
     uncounted: int = 0
     knobs: Mapping[str, Any] = field(default_factory=dict)
     told: Mapping[str, Any] = field(default_factory=dict)
-
-
-def _run_defense(target: Any, spec: Spec, config: Any, ctx: Context) -> Any:
-    return spec.run(target, config, ctx)
-
-
-def _enforce_nothing(artifact: Any, config: Mapping[str, Any], access: Sequence[str], target: Any) -> None:
-    return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,8 +111,8 @@ class TargetType:
     configure: Callable[..., Any]
     pinned: Callable[[Any], Mapping[str, str]] = lambda target: {}
     content: Callable[[str], str] = lambda text: ""
-    wrap: Callable[[Any, Spec, Any, Context], Any] = _run_defense
-    enforce: Callable[[Any, Mapping[str, Any], Sequence[str], Any], None] = _enforce_nothing
+    wrap: Callable[[Any, Spec, Any, Context], Any] = lambda at, spec, config, ctx: spec.run(at, config, ctx)
+    enforce: Callable[[Any, Mapping[str, Any], Sequence[str], Any], None] = lambda *given: None
     score: Callable[..., Scored]
     rescore: Callable[[Any, Any], Scored]
     work: Callable[..., Work]

@@ -26,7 +26,7 @@ from redteam.data.shipped import EMBEDDED_DIR
 from redteam.llm.language import TextClassifier
 from redteam.llm.moderation import Address, EmbeddedClassifier, features, no_verdict, open_classifier
 from redteam.llm.moderation_hf import Decision, decision_of
-from redteam.threats.moderation.target import ModerationConfig, make, pinned
+from redteam.threats.moderation.target import ModerationConfig, ModerationTarget, pinned
 from scripts import build_moderation as script
 from tests.conftest import context
 
@@ -290,7 +290,7 @@ def test_hf_multi_label_by_its_config(tmp_path, ctx):
     other = open_classifier(f"{spec}?safe=S&activation=softmax", ctx)
     assert other.categories == ("H",) and other.fingerprint() != classifier.fingerprint()
     assert other.fingerprint()["content"] == classifier.fingerprint()["content"]
-    target = make(load_moderated(), ModerationConfig(model=spec), ctx)
+    target = ModerationTarget(load_moderated(), ModerationConfig(model=spec), ctx)
     assert pinned(target) == {"content": classifier.fingerprint()["content"]}
 
 

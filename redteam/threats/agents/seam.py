@@ -23,7 +23,7 @@ from redteam.threats.agents.models import RULES, open_agent_model
 from redteam.threats.agents.nouns import Agent, AgentDataset, Script, Session
 from redteam.threats.agents.play import play
 from redteam.threats.agents.scorer import ScoreSettings, enforce, measure, paired, rescore
-from redteam.threats.agents.target import SPEC, AgentTarget, configure, make, pinned
+from redteam.threats.agents.target import SPEC, AgentTarget, configure, pinned
 
 Tables = Mapping[str, pd.DataFrame]
 _REMOTE = ("openai:", "llama:")
@@ -73,7 +73,9 @@ _profiles = cache(load_agents)
 
 def _tiny(ctx: Context) -> AgentTarget:
     dataset = _profiles("profiles")
-    return make(dataset, configure(dataset, {"profiles": 1, "fields": 4, "tasks": ("bank-loan",)}), ctx)
+    return AgentTarget(
+        dataset, configure(dataset, {"profiles": 1, "fields": 4, "tasks": ("bank-loan",)}), ctx
+    )
 
 
 def _difference(ours: Tables, theirs: Tables) -> dict[str, Estimate]:

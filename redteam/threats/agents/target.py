@@ -103,11 +103,6 @@ def pinned(target: AgentTarget) -> Mapping[str, str]:
     return {"rules": target.dataset.rules.digest, **({"content": content} if content else {})}
 
 
-def make(dataset: AgentDataset, config: AgentConfig, ctx: Context) -> AgentTarget:
-    """The target on a set of users and tasks."""
-    return AgentTarget(dataset, config, ctx)
-
-
 def configure(dataset: AgentDataset, *layers: Mapping[str, Any]) -> AgentConfig:
     """The default target with `layers` of settings laid over it, the last one on top.
 
@@ -138,6 +133,6 @@ SPEC = Spec(
     kind="target",
     version="1",
     config=AgentConfig,
-    run=make,
+    run=AgentTarget,
     source="bagdasarian2024airgap",
 )

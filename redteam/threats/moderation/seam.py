@@ -15,7 +15,7 @@ from redteam.data.nouns import TextDataset
 from redteam.data.texts import load_texts
 from redteam.threats.moderation.artifact import Suffixes
 from redteam.threats.moderation.scorer import ScoreSettings, enforce, measure, rescore
-from redteam.threats.moderation.target import SPEC, ModerationTarget, configure, make, pinned
+from redteam.threats.moderation.target import SPEC, ModerationTarget, configure, pinned
 
 _COUNT: dict[str, Callable[[str], Sequence[Any]]] = {"words": str.split, "characters": list}
 
@@ -57,7 +57,7 @@ def _enforce(
 
 def _tiny(ctx: Context) -> ModerationTarget:
     dataset = load_texts("moderated-topics")
-    return make(dataset, configure(dataset, {"strings": 2}), ctx)
+    return ModerationTarget(dataset, configure(dataset, {"strings": 2}), ctx)
 
 
 def _use(target: ModerationTarget, ctx: Context) -> None:

@@ -116,11 +116,6 @@ def pinned(target: ModerationTarget) -> Mapping[str, str]:
     return {"content": str(known["sha256" if backend == "embedded" else "content"])}
 
 
-def make(dataset: TextDataset, config: ModerationConfig, ctx: Context) -> ModerationTarget:
-    """The target on a set of texts."""
-    return ModerationTarget(dataset, config, ctx)
-
-
 def configure(dataset: TextDataset, *layers: Mapping[str, Any]) -> ModerationConfig:
     """The default target with `layers` of settings laid over it: see `TextDataset.configured`."""
     return dataset.configured(ModerationConfig, layers)
@@ -131,7 +126,7 @@ SPEC = Spec(
     kind="target",
     version="1",
     config=ModerationConfig,
-    run=make,
+    run=ModerationTarget,
     presets={
         "default": Preset(config=ModerationConfig()),
         "universal": Preset(config=ModerationConfig(validation=0.75)),

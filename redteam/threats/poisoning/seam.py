@@ -15,11 +15,8 @@ from redteam.core import registry
 from redteam.core.config import to_json
 from redteam.core.context import Context
 from redteam.core.hashing import digest_json
-from redteam.core.record import Cell
-from redteam.core.scored import Scored
 from redteam.core.seeding import SeedPath
 from redteam.core.threat import TableLayout, TargetType, Tiny, Work
-from redteam.data.nouns import ImageDataset
 from redteam.data.toys import stripes_dataset
 from redteam.learn.nouns import TrainingSet
 from redteam.learn.train import fit, steps_per_epoch
@@ -31,13 +28,6 @@ from redteam.threats.poisoning.target import SPEC, ImageTrainable, configure, ma
 # What all attacks that share a table are after.
 GOAL = ("trigger", "trigger_strength", "trigger_cycles", "source", "target_class")
 _TIMED_STEPS = 6
-
-
-def _score(
-    artifact: Poison, cell: Cell, access: Sequence[str], dataset: ImageDataset, target: Trainable,
-    defended: Trainable, ctx: Context,
-) -> Scored:  # fmt: skip
-    return measure(artifact, dataset, target, defended, target.config.victims, ctx)
 
 
 # ---------------------------------------------------------------- --dry-run
@@ -107,7 +97,10 @@ TRAINABLE = TargetType(
     spec=SPEC, artifact=Poison, dataset="fashion-mini", prefix="victim-",
     flags={"model": "model", "victims": "victims"}, load=data.load_from, configure=configure,
     enforce=lambda artifact, config, access, _: enforce_threat(artifact, config, access),
-    score=_score, rescore=rescore, work=_work, report="redteam.threats.poisoning.report:render",
+    score=lambda artifact, cell, access, dataset, target, defended, ctx: measure(
+        artifact, dataset, target, defended, target.config.victims, ctx
+    ),
+    rescore=rescore, work=_work, report="redteam.threats.poisoning.report:render",
     shows_data=True,
     layout=TableLayout(
         columns=("cta", "pta", "trigger_lift", "cta_drop"), goal=GOAL, shown=("strategy",), together=True,

@@ -23,7 +23,7 @@ from redteam.llm.opening import content_named
 from redteam.threats.strings import metrics
 from redteam.threats.strings.artifact import Strings
 from redteam.threats.strings.scorer import ScoreSettings, enforce, measure, paired, rescore
-from redteam.threats.strings.target import SPEC, LanguageTarget, configure, make, pinned
+from redteam.threats.strings.target import SPEC, LanguageTarget, configure, pinned
 
 Tables = Mapping[str, pd.DataFrame]
 _REMOTE = ("openai", "llama")
@@ -82,7 +82,7 @@ def _enforce(
 
 def _tiny(ctx: Context) -> LanguageTarget:
     words = TextDataset("toy", ("a", "b"), ("Quiz 7!", "zebra"), "made for tests", "none needed")
-    return make(words, configure(words, {}), ctx)
+    return LanguageTarget(words, configure(words, {}), ctx)
 
 
 def _use(target: LanguageTarget, ctx: Context) -> None:

@@ -107,11 +107,6 @@ def pinned(target: LanguageTarget) -> Mapping[str, str]:
     return {"content": content} if content else {}
 
 
-def make(dataset: TextDataset, config: LanguageConfig, ctx: Context) -> LanguageTarget:
-    """The target on a set of strings."""
-    return LanguageTarget(dataset, config, ctx)
-
-
 def configure(dataset: TextDataset, *layers: Mapping[str, Any]) -> LanguageConfig:
     """The default target with `layers` of settings laid over it: see `TextDataset.configured`."""
     return dataset.configured(LanguageConfig, layers)
@@ -122,6 +117,6 @@ SPEC = Spec(
     kind="target",
     version="1",
     config=LanguageConfig,
-    run=make,
+    run=LanguageTarget,
     source="hayase2024gcq",
 )

@@ -13,7 +13,7 @@ from redteam.core.errors import ConfigError
 from redteam.data.moderated import load_moderated, read_card
 from redteam.data.nouns import TextDataset
 from redteam.llm.moderation import open_classifier
-from redteam.threats.moderation.target import SPEC, configure, make, pinned, split_of
+from redteam.threats.moderation.target import SPEC, ModerationTarget, configure, pinned, split_of
 
 
 def test_the_split_is_decided_by_the_texts_alone():
@@ -38,7 +38,7 @@ def test_the_target(ctx):
     config = configure(data, {"strings": 20, "validation": 0.5}, {"repeats": "1"})
     sizes = {"strings": 20, "validation": 0.5, "repeats": 1, "benign": 64}
     assert to_json(config) == {"model": "embedded:", **sizes}
-    target = make(data, config, ctx)
+    target = ModerationTarget(data, config, ctx)
     assert (target.kind, SPEC.kind, SPEC.name) == ("text-classifier", "target", "moderation-classifier")
     assert target.texts.ids == data.ids[:20]
     assert len(target.validation) == 10 and sorted(target.train + target.validation) == list(range(20))
@@ -48,7 +48,7 @@ def test_the_target(ctx):
     assert defended.classifier is other and defended.undefended is target.undefended
     assert defended.split == target.split and target.classifier is target.undefended
     assert pinned(target) == {"content": read_card()["sha256"]}
-    assert target.fingerprint() != make(data, configure(data, {"strings": 21}), ctx).fingerprint()
+    assert target.fingerprint() != ModerationTarget(data, configure(data, {"strings": 21}), ctx).fingerprint()
     json.dumps(target.fingerprint())
 
 

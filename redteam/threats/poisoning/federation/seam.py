@@ -14,10 +14,7 @@ from redteam import data
 from redteam.core import registry
 from redteam.core.config import to_json
 from redteam.core.context import Context
-from redteam.core.record import Cell
-from redteam.core.scored import Scored
 from redteam.core.threat import TableLayout, TargetType, Tiny, Work
-from redteam.data.nouns import ImageDataset
 from redteam.data.toys import stripes_dataset
 from redteam.threats.poisoning.federation import nouns
 from redteam.threats.poisoning.federation.artifact import Clients
@@ -27,13 +24,6 @@ from redteam.threats.poisoning.federation.target import SPEC, FederatedTarget, c
 from redteam.threats.poisoning.seam import GOAL
 
 _TIMED_ROUNDS = 3
-
-
-def _score(
-    artifact: Clients, cell: Cell, access: Sequence[str], dataset: ImageDataset, target: Federation,
-    defended: Federation, ctx: Context,
-) -> Scored:  # fmt: skip
-    return measure(artifact, dataset, target, defended, target.config.victims, ctx)
 
 
 # ---------------------------------------------------------------- --dry-run
@@ -100,7 +90,10 @@ FEDERATION = TargetType(
     },
     load=data.load_from, configure=configure,
     enforce=lambda artifact, config, access, _: enforce_threat(artifact, config, access),
-    score=_score, rescore=rescore, work=_work,
+    score=lambda artifact, cell, access, dataset, target, defended, ctx: measure(
+        artifact, dataset, target, defended, target.config.victims, ctx
+    ),
+    rescore=rescore, work=_work,
     report="redteam.threats.poisoning.federation.report:render", shows_data=True, offers=nouns,
     layout=TableLayout(
         columns=("cta", "asr", "asr_mean", "cta_drop"), goal=GOAL, shown=("strategy",), together=True,
